@@ -1,0 +1,1 @@
+//! Host functions offered to guests.

@@ -1,0 +1,21 @@
+//! Coracle, an OCI runtime: the life of a container, native or Wasm.
+//!
+//! `main.rs` turns arguments into one of the [`commands`]; these act on a [`container`]; what happens inside
+//! the new namespaces is in [`init`], in execution order.
+
+pub mod cgroup;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod console;
+pub mod container;
+pub mod error;
+pub mod foreground;
+pub mod handler;
+pub mod hooks;
+pub mod init;
+pub mod log;
+pub mod rootfs;
+pub mod wasm;
+
+pub use error::Error;
