@@ -1,0 +1,1 @@
+//! This program's own file: where it lies, and keeping it out of a container's reach.
