@@ -86,7 +86,9 @@ pub enum Error {
     #[error("linux.resources.{field}: cgroup controller {controller} is not available")]
     NoController { field: &'static str, controller: &'static str },
     #[error("linux.resources.{field}: cannot be set, the container has no cgroup")]
-    NoCgroup { field: &'static str },
+    LimitWithoutCgroup { field: &'static str },
+    #[error("container has no cgroup")]
+    NoCgroup,
     #[error("linux.resources.{0}: not supported on cgroup v2")]
     NotOnV2(&'static str),
     #[error("linux.resources.unified.{key}: there is no cgroup v2 hierarchy")]
@@ -156,7 +158,7 @@ impl Cgroup {
             Self { manager, hierarchies: Vec::new(), scope: None, made: Vec::new(), pending: None };
         match manager {
             Manager::Disabled => match resources::first_limit(resources) {
-                Some(field) => return Err(Error::NoCgroup { field }),
+                Some(field) => return Err(Error::LimitWithoutCgroup { field }),
                 None => return Ok(cgroup),
             },
             Manager::Systemd => {
@@ -202,7 +204,7 @@ impl Cgroup {
             }
         }
         match resources::first_limit(resources) {
-            Some(field) if self.hierarchies.is_empty() => Err(Error::NoCgroup { field }),
+            Some(field) if self.hierarchies.is_empty() => Err(Error::LimitWithoutCgroup { field }),
             _ => Ok(()),
         }
     }
@@ -269,7 +271,8 @@ impl Cgroup {
     /// is there. Otherwise, [`Cgroup::add`] the process.
     pub fn into_fd(&self) -> Option<OwnedFd> {
         let [Hierarchy { version: Version::V2, path, .. }] = &self.hierarchies[..] else { return None };
-        if self.scope.is_some() {
+        // The scope is not there before its first process.
+        if self.pending.is_some() {
             return None;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -306,7 +309,7 @@ impl Cgroup {
     /// See [`Error`]; each names its file or field. What was written before stays.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         if let (Some(field), true) = (resources::first_limit(resources), self.hierarchies.is_empty()) {
-            return Err(Error::NoCgroup { field });
+            return Err(Error::LimitWithoutCgroup { field });
         }
         if let Some(scope) = &self.scope {
             scope.set_properties(resources)?;
