@@ -38,7 +38,8 @@ const ATIME_MODES: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOATIME.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
 
 impl Attributes {
-    pub const READ_ONLY: Self = Self { set: MountAttrFlags::MOUNT_ATTR_RDONLY, clear: MountAttrFlags::empty() };
+    pub const READ_ONLY: Self =
+        Self { set: MountAttrFlags::MOUNT_ATTR_RDONLY, clear: MountAttrFlags::empty() };
     const NONE: Self = Self { set: MountAttrFlags::empty(), clear: MountAttrFlags::empty() };
 
     /// From flags of mount(2). Those of a superblock (sync, lazytime, ...) are not a mount's and fall away.
@@ -67,9 +68,12 @@ impl Attributes {
     pub fn apply(self, mount: BorrowedFd, recursive: bool) -> Result<(), Errno> {
         match setattr(mount, recursive, self, MountPropagationFlags::empty()) {
             // In a user namespace, what the source's owner has locked cannot be cleared: it stays as it is.
-            Err(Errno::PERM) if !self.clear.is_empty() && !self.set.intersects(ATIME_MODES) => {
-                setattr(mount, recursive, Self { clear: MountAttrFlags::empty(), ..self }, MountPropagationFlags::empty())
-            }
+            Err(Errno::PERM) if !self.clear.is_empty() && !self.set.intersects(ATIME_MODES) => setattr(
+                mount,
+                recursive,
+                Self { clear: MountAttrFlags::empty(), ..self },
+                MountPropagationFlags::empty(),
+            ),
             Err(Errno::NOSYS) if !recursive => self.remount(mount),
             result => result,
         }
@@ -138,5 +142,9 @@ fn setattr(
             size_of::<MountAttr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
 }

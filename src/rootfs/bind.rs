@@ -76,7 +76,9 @@ pub(super) fn put(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     match move_mount(&tree, c"", &target, c"", flags) {
         // The kernel's word for a file on a directory, or the reverse. Engines look for the other one.
-        Err(Errno::INVAL) if is_directory(tree.as_fd())? != is_directory(target.as_fd())? => Err(Errno::NOTDIR),
+        Err(Errno::INVAL) if is_directory(tree.as_fd())? != is_directory(target.as_fd())? => {
+            Err(Errno::NOTDIR)
+        }
         result => result,
     }
 }

@@ -21,11 +21,7 @@ const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 /// A mount of type `cgroup` or `cgroup2`. Both mean what the host has.
 pub(super) fn mount(ctx: &Context, root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
     let (target, _) = mount_point(root, dest, Kind::Directory)?;
-    if unified(ctx) {
-        v2(ctx, root, &target, dest, options)
-    } else {
-        v1(ctx, root, &target, dest, options)
-    }
+    if unified(ctx) { v2(ctx, root, &target, dest, options) } else { v1(ctx, root, &target, dest, options) }
 }
 
 /// Whether the host has cgroup v2 alone.

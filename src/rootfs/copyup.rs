@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use super::Error;
 use super::resolve::NOFOLLOW;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens the directory that is about to be covered.
 pub(super) fn open(target: &OwnedFd, dest: &Path) -> Result<OwnedFd, Error> {

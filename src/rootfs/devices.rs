@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 use rustix::fs::{
-    Access, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, makedev, mknodat, symlinkat, unlinkat,
-    AtFlags,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, makedev, mknodat, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -67,7 +67,10 @@ pub(super) fn create(ctx: &Context, root: &Root) -> Result<(), Error> {
         }
         let (elsewhere, name) = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) if parent == Path::new("/dev") => (None, name.to_owned()),
-            _ => root.create_parent(&path).map(|(dir, name)| (Some(dir), name)).map_err(Error::device(&path))?,
+            _ => root
+                .create_parent(&path)
+                .map(|(dir, name)| (Some(dir), name))
+                .map_err(Error::device(&path))?,
         };
         let node = Node {
             kind: kind(device.typ()),

@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
+use rustix::process::chdir;
 
 use super::attributes::Attributes;
 use super::resolve::is_directory;
@@ -82,6 +83,8 @@ fn new_empty(path: &str, target: &OwnedFd, label: Option<&str>) -> Result<OwnedF
     let mut data = vec!["nr_blocks=1".to_owned(), "nr_inodes=1".to_owned()];
     data.extend(label.map(|label| format!("context=\"{label}\"")));
     mount::new(target, Path::new("tmpfs"), "tmpfs", MountFlags::RDONLY, &data)?;
+    // It changed into the directory that is hidden now.
+    chdir(c"/")?;
     open(path, PATH, Mode::empty())
 }
 

@@ -74,19 +74,18 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     pivot::propagation(spec)?;
     devices::check(linux)?;
 
-    let mount_namespace = linux
-        .namespaces()
-        .iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
-    let restricted = [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|p| !p.is_empty());
+    let mount_namespace =
+        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
+    let restricted =
+        [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|p| !p.is_empty());
     if !mount_namespace && (restricted || !mounts.is_empty()) {
         return Err(Error::NoMountNamespace);
     }
     Ok(())
 }
 
-/// Mounts everything of config.json below the root file system, and makes the devices.
+/// Mounts everything of config.json below the root file system, and makes the devices. The working directory
+/// is the root file system afterwards, which is where runc runs `createContainer` hooks.
 pub fn prepare(ctx: &Context, sources: Sources) -> Result<Prepared, Error> {
     // Modes are meant as they are written. The process's own umask is set much later.
     let saved = umask(Mode::empty());
@@ -95,6 +94,7 @@ pub fn prepare(ctx: &Context, sources: Sources) -> Result<Prepared, Error> {
         if devices::wanted(ctx.spec) {
             devices::create(ctx, &root)?;
         }
+        pivot::go_to(&root)?;
         Ok(Prepared { root })
     });
     umask(saved);

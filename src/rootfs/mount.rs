@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, open, statfs};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, open, openat, statfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::fchdir;
@@ -33,7 +33,9 @@ pub(super) fn check(mount: &Mount) -> Result<(), Error> {
     if options.bind.is_some() {
         if !options.data.is_empty() {
             let data = options.data.join(",");
-            return refuse(format!("bind mounts cannot have any filesystem-specific options applied: {data}"));
+            return refuse(format!(
+                "bind mounts cannot have any filesystem-specific options applied: {data}"
+            ));
         }
         if mount.source().is_none() && !options.remount {
             return refuse("a bind mount without a source".into());
@@ -61,7 +63,13 @@ pub(super) fn all(ctx: &Context, root: &Root, sources: Sources) -> Result<(), Er
 }
 
 /// A new file system. procfs and sysfs must lie where their path says.
-fn filesystem(ctx: &Context, root: &Root, mount: &Mount, dest: &Path, options: &Options) -> Result<(), Error> {
+fn filesystem(
+    ctx: &Context,
+    root: &Root,
+    mount: &Mount,
+    dest: &Path,
+    options: &Options,
+) -> Result<(), Error> {
     let fs = mount.typ().as_deref().unwrap_or_default();
     let source = mount.source().as_deref().unwrap_or(Path::new(fs));
     let (target, existed) = match fs {
@@ -96,6 +104,11 @@ fn filesystem(ctx: &Context, root: &Root, mount: &Mount, dest: &Path, options: &
         }
         result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
     }
+    if fs == "mqueue"
+        && let Some(label) = label(ctx.spec)
+    {
+        set_label(&reopen(root, dest)?, label).map_err(Error::attributes(dest))?;
+    }
     if let Some(below) = below {
         copyup::copy(&below, &reopen(root, dest)?, dest)?;
     }
@@ -123,10 +136,9 @@ fn ordinary_directory(root: &Root, dest: &Path, fs: &str) -> Result<OwnedFd, Err
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match root.open_plain(dest, flags) {
-        Err(Errno::NOENT) => root
-            .create(dest, Kind::Directory)
-            .and_then(|_| root.open_plain(dest, flags))
-            .map_err(failed),
+        Err(Errno::NOENT) => {
+            root.create(dest, Kind::Directory).and_then(|_| root.open_plain(dest, flags)).map_err(failed)
+        }
         result => result.map_err(failed),
     }
 }
@@ -234,6 +246,12 @@ pub(super) fn label(spec: &Spec) -> Option<&str> {
     const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
     let label = spec.linux().as_ref()?.mount_label().as_deref().filter(|label| !label.is_empty())?;
     statfs(c"/sys/fs/selinux").is_ok_and(|fs| fs.f_type == SELINUX_MAGIC).then_some(label)
+}
+
+/// mqueue takes no label as an option, so its top directory is labelled, for which it has to be open for reading.
+fn set_label(fd: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let dir = openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fsetxattr(&dir, c"security.selinux", label.as_bytes(), XattrFlags::empty())
 }
 
 /// /dev and every tmpfs become read-only at the end: there are devices, links and mount points to make in them.

@@ -84,9 +84,14 @@ fn parent_private(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes the root the working directory.
+pub(super) fn go_to(root: &Root) -> Result<(), Error> {
+    step("fchdir", fchdir(root))
+}
+
 /// Makes the prepared root `/`, and the working directory.
 pub(super) fn enter(ctx: &Context, root: &Root) -> Result<(), Error> {
-    step("fchdir", fchdir(root))?;
+    go_to(root)?;
     let wanted = propagation(ctx.spec)?;
     if !ctx.new_mount_ns {
         step("chroot", chroot(c"."))?;
@@ -111,7 +116,8 @@ pub(super) fn enter(ctx: &Context, root: &Root) -> Result<(), Error> {
 fn pivot(wanted: Option<MountPropagationFlags>) -> Result<(), Error> {
     if wanted.is_some_and(|flags| flags.contains(MountPropagationFlags::SHARED)) {
         // What is unmounted here must not be unmounted on the host.
-        let old = step("open /", open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
+        let old =
+            step("open /", open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
         step("pivot_root", pivot_root(c".", c"."))?;
         step("fchdir", fchdir(&old))?;
         step("mount", mount_change(c".", SLAVE | REC))?;

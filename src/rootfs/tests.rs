@@ -162,7 +162,7 @@ fn usual_mounts(gid: &[&str]) -> Value {
 }
 
 const MASKED: [&str; 4] = ["/proc/kcore", "/proc/timer_list", "/sys/firmware", "/nothing/here"];
-const READ_ONLY: [&str; 3] = ["/proc/sys", "/proc/sysrq-trigger", "/nothing/here"];
+const READ_ONLY: [&str; 3] = ["/proc/sys", "/proc/version", "/nothing/here"];
 
 fn usual(bundle: &Path, gid: &[&str]) -> Container {
     Container::new(
@@ -194,7 +194,7 @@ fn check_usual() {
     // Masked, read-only, and still writable beside these.
     assert_eq!(fs::read("/proc/timer_list").unwrap(), b"");
     assert_eq!(fs::read_dir("/sys/firmware").unwrap().count(), 0);
-    assert!(read_only("/sys/firmware") && read_only("/proc/sys") && read_only("/proc/sysrq-trigger"));
+    assert!(read_only("/sys/firmware") && read_only("/proc/sys") && read_only("/proc/version"));
     assert!(flags("/proc/sys").contains(StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains("shared:"), "{mounts}");
@@ -233,18 +233,22 @@ fn an_unmapped_group_of_terminals_is_an_error() {
 
 #[test]
 fn the_host_s_sysfs_without_a_network_namespace() {
-    isolated("the_host_s_sysfs_without_a_network_namespace", libc::CLONE_NEWNS | libc::CLONE_NEWUSER, |bundle| {
-        let mut container = Container::new(
-            bundle,
-            json!({
-                "mounts": [{ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "ro"] }],
-                "linux": { "namespaces": [{ "type": "mount" }] }
-            }),
-        );
-        container.user_namespace = true;
-        container.run().unwrap();
-        assert!(read_only("/sys") && Path::new("/sys/kernel").exists());
-    });
+    isolated(
+        "the_host_s_sysfs_without_a_network_namespace",
+        libc::CLONE_NEWNS | libc::CLONE_NEWUSER,
+        |bundle| {
+            let mut container = Container::new(
+                bundle,
+                json!({
+                    "mounts": [{ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "ro"] }],
+                    "linux": { "namespaces": [{ "type": "mount" }] }
+                }),
+            );
+            container.user_namespace = true;
+            container.run().unwrap();
+            assert!(read_only("/sys") && Path::new("/sys/kernel").exists());
+        },
+    );
 }
 
 #[test]
@@ -363,11 +367,10 @@ fn bind_mounts_of_every_kind() {
         let volume = bundle.join("volume");
         fs::create_dir_all(volume.join("inner")).unwrap();
         fs::write(volume.join("file"), "v").unwrap();
-        mount(c"tmpfs", volume.join("inner"), c"tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None).unwrap();
+        mount(c"tmpfs", volume.join("inner"), c"tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None)
+            .unwrap();
         fs::write(volume.join("inner/file"), "i").unwrap();
-        let bind = |dest: &str, source: &str, options: &[&str]| {
-            json!({ "destination": dest, "type": "bind", "source": source, "options": options })
-        };
+        let bind = |dest: &str, source: &str, options: &[&str]| json!({ "destination": dest, "type": "bind", "source": source, "options": options });
         Container::new(
             bundle,
             json!({ "mounts": [
@@ -404,8 +407,12 @@ fn flags_locked_by_another_user_namespace_stay() {
         let volume = bundle.join("volume");
         fs::create_dir(&volume).unwrap();
         mount_bind(&volume, &volume).unwrap();
-        rustix::mount::mount_remount(&volume, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOEXEC, c"")
-            .unwrap();
+        rustix::mount::mount_remount(
+            &volume,
+            MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOEXEC,
+            c"",
+        )
+        .unwrap();
         let mut container = Container::new(
             bundle,
             json!({ "mounts": [{ "destination": "/v", "source": "volume",
@@ -506,10 +513,7 @@ fn nothing_but_the_null_device_masks() {
         fs::write(bundle.join("rootfs/secret"), "s").unwrap();
         fs::write(bundle.join("rootfs/dev/null"), "").unwrap();
         let container = Container::new(bundle, json!({ "linux": { "maskedPaths": ["/secret"] } }));
-        assert_eq!(
-            container.fails(),
-            "cannot mask paths: the container's /dev/null is not the null device"
-        );
+        assert_eq!(container.fails(), "cannot mask paths: the container's /dev/null is not the null device");
     });
 }
 
@@ -575,7 +579,8 @@ fn a_mount_namespace_of_others_gets_a_chroot() {
         container.new_mount_ns = false;
         container.run().unwrap();
         assert!(Path::new("/marker").exists() && Path::new("/dev/null").exists());
-        let mut container = Container::new(bundle, json!({ "linux": { "namespaces": [], "maskedPaths": ["/x"] } }));
+        let mut container =
+            Container::new(bundle, json!({ "linux": { "namespaces": [], "maskedPaths": ["/x"] } }));
         container.new_mount_ns = false;
         assert!(container.fails().contains("need a namespace of type mount"));
     });
