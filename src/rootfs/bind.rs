@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::attributes::{Attributes, set_propagation};
-use super::mount::{delayed_read_only, is_procfs, mount_point};
+use super::mount::{delayed_read_only, is_procfs, mount_point, propagate};
 use super::options::Options;
 use super::resolve::{Kind, Root, is_directory};
 use super::{Context, Error};
@@ -125,8 +125,5 @@ pub(super) fn attach(
             attributes.apply(tree.as_fd(), recursive).map_err(Error::attributes(dest))?;
         }
     }
-    for &propagation in &options.propagation {
-        set_propagation(tree.as_fd(), propagation).map_err(Error::attributes(dest))?;
-    }
-    Ok(())
+    propagate(tree.as_fd(), dest, options)
 }

@@ -42,7 +42,7 @@ fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
             Err(Errno::PERM | Errno::BUSY) => {}
             result => {
                 result.map_err(Error::mount("cgroup2", dest))?;
-                return propagate(root, dest, options);
+                return propagate(reopen(root, dest)?.as_fd(), dest, options);
             }
         }
     }
@@ -80,7 +80,7 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
     if options.read_only() {
         Attributes::READ_ONLY.apply(top.as_fd(), false).map_err(Error::attributes(dest))?;
     }
-    propagate(root, dest, options)
+    propagate(top.as_fd(), dest, options)
 }
 
 /// Mounts one hierarchy as the cgroup namespace shows it; `false` if that is not allowed here.

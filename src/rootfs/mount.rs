@@ -81,16 +81,15 @@ fn filesystem(
     if delayed_read_only(fs, dest) {
         flags.remove(MountFlags::RDONLY);
     }
+    let label = label(ctx.spec);
     let mut data = options.data.clone();
     if fs == "tmpfs" && existed && !data.iter().any(|option| option.starts_with("mode=")) {
         // A tmpfs looks like the directory it covers, so /tmp stays 1777 and /root stays 0700.
         let mode = fstat(&target).map_err(Error::mount_point(dest))?.st_mode & 0o7777;
         data.push(format!("mode={mode:o}"));
     }
-    if !matches!(fs, "proc" | "sysfs" | "mqueue")
-        && let Some(label) = label(ctx.spec)
-    {
-        data.push(format!("context=\"{label}\""));
+    if !matches!(fs, "proc" | "sysfs" | "mqueue") {
+        data.extend(label.map(|label| format!("context=\"{label}\"")));
     }
     let below = if options.copy_up { Some(copyup::open(&target, dest)?) } else { None };
 
@@ -104,25 +103,24 @@ fn filesystem(
         }
         result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
     }
-    if fs == "mqueue"
-        && let Some(label) = label(ctx.spec)
-    {
-        set_label(&reopen(root, dest)?, label).map_err(Error::attributes(dest))?;
-    }
-    if let Some(below) = below {
-        copyup::copy(&below, &reopen(root, dest)?, dest)?;
-    }
-    propagate(root, dest, options)
-}
-
-/// Gives the mount at the destination the propagation it asks for.
-pub(super) fn propagate(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
-    if options.propagation.is_empty() {
+    let label = label.filter(|_| fs == "mqueue");
+    if below.is_none() && label.is_none() && options.propagation.is_empty() {
         return Ok(());
     }
-    let fd = reopen(root, dest)?;
+    let top = reopen(root, dest)?;
+    if let Some(label) = label {
+        set_label(&top, label).map_err(Error::attributes(dest))?;
+    }
+    if let Some(below) = below {
+        copyup::copy(&below, &top, dest)?;
+    }
+    propagate(top.as_fd(), dest, options)
+}
+
+/// Gives a mount the propagation that it asks for.
+pub(super) fn propagate(mount: BorrowedFd, dest: &Path, options: &Options) -> Result<(), Error> {
     for &propagation in &options.propagation {
-        set_propagation(fd.as_fd(), propagation).map_err(Error::attributes(dest))?;
+        set_propagation(mount, propagation).map_err(Error::attributes(dest))?;
     }
     Ok(())
 }
@@ -177,19 +175,19 @@ pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(Owned
     if dest == Path::new("/") {
         return Err(Error::OnRoot(dest.to_owned()));
     }
+    let failed = |errno| Error::mount_point(dest)(errno);
     let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
-        Ok(fd) => return Ok((fd, true)),
-        Err(Errno::LOOP | Errno::NOENT) => match root.open(dest, OFlags::PATH) {
-            Ok(fd) => (fd, true),
-            Err(Errno::NOENT) => (root.create(dest, kind).map_err(Error::mount_point(dest))?, false),
-            Err(errno) => return Err(Error::mount_point(dest)(errno)),
+        Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
+        Err(Errno::LOOP) => match root.open(dest, OFlags::PATH) {
+            Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
+            result => (result.map_err(failed)?, true),
         },
-        Err(errno) => return Err(Error::mount_point(dest)(errno)),
+        result => return result.map(|fd| (fd, true)).map_err(failed),
     };
-    if is_procfs(fd.as_fd()).map_err(Error::mount_point(dest))? {
+    if is_procfs(fd.as_fd()).map_err(failed)? {
         return Err(Error::InsideProc(dest.to_owned()));
     }
-    if root.is(fd.as_fd()).map_err(Error::mount_point(dest))? {
+    if existed && root.is(fd.as_fd()).map_err(failed)? {
         return Err(Error::OnRoot(dest.to_owned()));
     }
     Ok((fd, existed))

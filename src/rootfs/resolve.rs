@@ -66,63 +66,47 @@ impl Root {
     /// Opens the path (`O_PATH`) after creating what is missing of it: directories with mode 0755, at the end
     /// a directory or an empty file. A symbolic link that leads nowhere has its target created, below the root.
     pub fn create(&self, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
-        let mut todo = components(path);
-        let mut done = PathBuf::from("/");
-        let mut parent = self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?;
-        // Bounds the walk when somebody removes what is created here, or links in a circle.
-        let mut steps = 0..512;
-        while let Some(name) = todo.pop() {
-            if steps.next().is_none() {
-                return Err(Errno::LOOP);
-            }
-            let here = done.join(&name);
-            match self.open(&here, OFlags::PATH) {
-                Ok(fd) if todo.is_empty() => return Ok(fd),
-                Ok(fd) => {
-                    parent = fd;
-                    done = here;
-                    continue;
-                }
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
-            }
-            match readlinkat(&parent, &name, Vec::new()) {
-                Ok(target) => {
-                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                    if target.is_absolute() {
-                        done = PathBuf::from("/");
-                        parent = self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?;
-                    }
-                    todo.extend(components(&target));
-                    continue;
-                }
-                // INVAL: no symbolic link, so it was created just now.
-                Err(Errno::NOENT | Errno::INVAL) => {}
-                Err(errno) => return Err(errno),
-            }
-            // A missing name is never "..", which every directory has: this creates below `parent`.
-            let made = if todo.is_empty() && kind == Kind::File {
-                mknodat(&parent, &name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
-            } else {
-                mkdirat(&parent, &name, Mode::from_raw_mode(0o755))
-            };
-            match made {
-                Ok(()) | Err(Errno::EXIST) => todo.push(name),
-                Err(errno) => return Err(errno),
-            }
+        self.create_within(path, kind, 64)
+    }
+
+    /// `steps` bounds how deep the path is and how many links are followed, should they go round in a circle.
+    fn create_within(&self, path: &Path, kind: Kind, steps: u32) -> Result<OwnedFd, Errno> {
+        let steps = steps.checked_sub(1).ok_or(Errno::LOOP)?;
+        // No last name: "/" or "..", which exist.
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return self.open(path, OFlags::PATH);
+        };
+        let dir = match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => self.create_within(parent, Kind::Directory, steps)?,
+            result => result?,
+        };
+        let made = match kind {
+            Kind::Directory => mkdirat(&dir, name, Mode::from_raw_mode(0o755)),
+            Kind::File => mknodat(&dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+        };
+        match made {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
         }
-        Ok(parent)
+        match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT) => {
+                let target = readlinkat(&dir, name, Vec::new())?;
+                let target = parent.join(OsString::from_vec(target.into_bytes()));
+                self.create_within(&target, kind, steps)
+            }
+            result => result,
+        }
     }
 
     /// The directory that holds `path`, created if it is missing, and the last name.
     pub fn create_parent(&self, path: &Path) -> Result<(OwnedFd, OsString), Errno> {
         let path = clean(path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR) };
-        let fd = match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => self.create(parent, Kind::Directory)?,
-            result => result?,
-        };
-        Ok((fd, name.to_owned()))
+        match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => self.create(parent, Kind::Directory),
+            result => result,
+        }
+        .map(|dir| (dir, name.to_owned()))
     }
 
     /// Whether this is the root itself.
@@ -136,18 +120,6 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// The names of a path, last one first. `..` stays, for the kernel to resolve.
-fn components(path: &Path) -> Vec<OsString> {
-    path.components()
-        .rev()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 /// The path as seen from `/`, without `.` and `..`. Only text: what it names is up to [`Root`].
@@ -172,3 +144,56 @@ pub(super) fn is_directory(fd: BorrowedFd) -> Result<bool, Errno> {
 
 /// The flags for a path relative to a descriptor that is not to be followed if it is a symbolic link.
 pub(super) const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, open};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn text_is_cleaned() {
+        for (path, cleaned) in [("a/./b/", "/a/b"), ("/a/../../b", "/b"), ("..", "/"), ("", "/")] {
+            assert_eq!(clean(Path::new(path)), Path::new(cleaned));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_created_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap());
+        let at = |path: &str| dir.path().join(path);
+        root.create(Path::new("/a/b/c"), Kind::File).unwrap();
+        assert!(at("a/b/c").is_file());
+        root.create(Path::new("/"), Kind::Directory).unwrap();
+
+        // Links that lead nowhere: relative, absolute, out of the root, one to the other.
+        symlink("../x/y", at("a/relative")).unwrap();
+        symlink("/../../x/z", at("absolute")).unwrap();
+        symlink("a/relative", at("second")).unwrap();
+        root.create(Path::new("/second/dir"), Kind::Directory).unwrap();
+        assert!(at("x/y/dir").is_dir());
+        root.create(Path::new("/absolute"), Kind::File).unwrap();
+        assert!(at("x/z").is_file());
+
+        symlink("circle", at("circle")).unwrap();
+        assert_eq!(root.create(Path::new("/circle"), Kind::File).unwrap_err(), Errno::LOOP);
+        symlink("b/..", at("a/up")).unwrap();
+        let up = root.create(Path::new("/a/up"), Kind::Directory).unwrap();
+        assert!(openat2(up, c"b", OFlags::PATH, Mode::empty(), ResolveFlags::empty()).is_ok());
+        assert_eq!(root.create(Path::new("/a/b/c/d"), Kind::File).unwrap_err(), Errno::NOTDIR);
+    }
+
+    #[test]
+    fn links_are_seen_where_none_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let root =
+            Root::new(openat2(CWD, dir.path(), OFlags::PATH, Mode::empty(), ResolveFlags::empty()).unwrap());
+        fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        assert!(root.open(Path::new("link"), OFlags::PATH).is_ok());
+        assert!(root.open_plain(Path::new("real"), OFlags::PATH).is_ok());
+        assert_eq!(root.open_plain(Path::new("link"), OFlags::PATH).unwrap_err(), Errno::LOOP);
+    }
+}

@@ -7,9 +7,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use serde_json::{Value, json};
 
@@ -332,6 +333,38 @@ fn links_of_the_image_stay_below_the_root() {
         assert!(inside.join("tmpfs").is_dir());
         let error = Container::new(bundle, json!({ "mounts": [bind("/loop/x")] })).fails();
         assert_eq!(error, "create mount point /loop/x: too many levels of symbolic links");
+    });
+}
+
+#[test]
+fn a_neighbour_who_swaps_links_gains_nothing() {
+    isolated("a_neighbour_who_swaps_links_gains_nothing", NAMESPACES, |bundle| {
+        let rootfs = bundle.join("rootfs");
+        let outside = bundle.join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir(rootfs.join("dir")).unwrap();
+        symlink(&outside, rootfs.join("link")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (dir, link) = (rootfs.join("dir"), rootfs.join("link"));
+                while !done.load(Ordering::Relaxed) {
+                    renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let mut made = 0;
+            for round in 0..100 {
+                let dest = format!("/dir/{round}/mount");
+                let config = json!({ "mounts": [{ "destination": dest, "type": "tmpfs" }] });
+                // It may fail, with directories coming and going.
+                made += u32::from(Container::new(bundle, config).prepare().is_ok());
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(made > 0);
+        });
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(mounts.lines().all(|line| !Path::new(line.split(' ').nth(4).unwrap()).starts_with(&outside)));
     });
 }
 
