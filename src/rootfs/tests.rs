@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
+use rustix::fs::{RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use serde_json::{Value, json};
 
@@ -344,12 +344,13 @@ fn a_neighbour_who_swaps_links_gains_nothing() {
         fs::create_dir(&outside).unwrap();
         fs::create_dir(rootfs.join("dir")).unwrap();
         symlink(&outside, rootfs.join("link")).unwrap();
+        // Not by its path, which the mounts made meanwhile cover.
+        let image = File::open(&rootfs).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (dir, link) = (rootfs.join("dir"), rootfs.join("link"));
                 while !done.load(Ordering::Relaxed) {
-                    renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                    renameat_with(&image, c"dir", &image, c"link", RenameFlags::EXCHANGE).unwrap();
                 }
             });
             let mut made = 0;
