@@ -86,6 +86,7 @@ struct Container {
     no_pivot: bool,
     new_mount_ns: bool,
     cgroups: Vec<(PathBuf, String)>,
+    cgroup_ns: bool,
 }
 
 impl Container {
@@ -98,6 +99,7 @@ impl Container {
             no_pivot: false,
             new_mount_ns: true,
             cgroups: Vec::new(),
+            cgroup_ns: false,
         }
     }
 
@@ -109,7 +111,7 @@ impl Container {
             user_namespace: self.user_namespace,
             new_mount_ns: self.new_mount_ns,
             cgroup_mounts: &self.cgroups,
-            cgroup_ns: false,
+            cgroup_ns: self.cgroup_ns,
             no_pivot: self.no_pivot,
         }
     }
@@ -216,8 +218,6 @@ fn the_usual_container_in_a_user_namespace() {
     isolated("the_usual_container_in_a_user_namespace", WITH_USER, |bundle| {
         let mut container = usual(bundle, &[]);
         container.user_namespace = true;
-        // A user namespace that shares its owner's cgroups shows these.
-        container.cgroups = Vec::new();
         container.run().unwrap();
         check_usual();
     });
@@ -638,4 +638,53 @@ fn cgroups_of_version_1() {
         assert!(Path::new("/sys/fs/cgroup/cpu/tasks").exists());
         assert!(read_only("/sys/fs/cgroup") && read_only("/sys/fs/cgroup/memory"));
     });
+}
+
+#[test]
+fn a_cgroup_namespace_has_hierarchies_of_its_own() {
+    let namespaces = NAMESPACES | libc::CLONE_NEWCGROUP;
+    isolated("a_cgroup_namespace_has_hierarchies_of_its_own", namespaces, |bundle| {
+        hierarchies_of_the_host(bundle, true, false);
+    });
+}
+
+#[test]
+fn hierarchies_in_a_user_namespace() {
+    let namespaces = WITH_USER | libc::CLONE_NEWCGROUP;
+    isolated("hierarchies_in_a_user_namespace", namespaces, |bundle| {
+        hierarchies_of_the_host(bundle, true, true);
+    });
+}
+
+#[test]
+fn hierarchies_bound_in_a_user_namespace() {
+    isolated("hierarchies_bound_in_a_user_namespace", WITH_USER, |bundle| {
+        hierarchies_of_the_host(bundle, false, true);
+    });
+}
+
+fn hierarchies_of_the_host(bundle: &Path, cgroup_ns: bool, user_namespace: bool) {
+    const CGROUP_MAGICS: [i64; 2] = [0x0027_e0eb, 0x6367_7270];
+    let config = json!({ "mounts": [{ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                                      "options": ["nosuid", "noexec", "nodev", "ro"] }] });
+    let mut container = Container::new(bundle, config);
+    container.cgroup_ns = cgroup_ns;
+    container.user_namespace = user_namespace;
+    let host = Path::new("/sys/fs/cgroup");
+    if host.join("cgroup.controllers").exists() {
+        container.cgroups = vec![(host.to_owned(), String::new())];
+    } else {
+        container.cgroups = ["memory", "cpu,cpuacct", "systemd", "unified"]
+            .into_iter()
+            .map(|name| (host.join(name), name.to_owned()))
+            .filter(|(path, _)| path.exists())
+            .collect();
+    }
+    container.run().unwrap();
+    for (_, name) in &container.cgroups {
+        let path = host.join(name);
+        let magic = rustix::fs::statfs(&path).unwrap().f_type;
+        assert!(CGROUP_MAGICS.contains(&magic), "{}", path.display());
+        assert!(read_only(path.to_str().unwrap()) && path.join("cgroup.procs").exists());
+    }
 }
