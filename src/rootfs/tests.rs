@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use oci_spec::runtime::Spec;
 use rustix::fs::{RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{getegid, geteuid};
 use serde_json::{Value, json};
 
 use super::*;
@@ -25,7 +26,8 @@ fn isolated(test: &str, namespaces: libc::c_int, body: fn(&Path)) {
     if let Some(bundle) = std::env::var_os(BUNDLE) {
         return body(Path::new(&bundle));
     }
-    if !rustix::process::geteuid().is_root() {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    if uid != 0 && namespaces & libc::CLONE_NEWUSER == 0 {
         eprintln!("skipped: only root may mount");
         return;
     }
@@ -41,7 +43,7 @@ fn isolated(test: &str, namespaces: libc::c_int, body: fn(&Path)) {
             if libc::unshare(namespaces) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            if namespaces & libc::CLONE_NEWUSER != 0 { map_root() } else { Ok(()) }
+            if namespaces & libc::CLONE_NEWUSER != 0 { map_root(uid, gid) } else { Ok(()) }
         });
     }
     let output = command.output().unwrap();
@@ -50,11 +52,11 @@ fn isolated(test: &str, namespaces: libc::c_int, body: fn(&Path)) {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// Root inside is root outside, and nobody else exists.
-fn map_root() -> io::Result<()> {
+/// Root inside is this user outside, and nobody else exists.
+fn map_root(uid: u32, gid: u32) -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", "0 0 1")?;
-    fs::write("/proc/self/gid_map", "0 0 1")
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
 fn spec(config: Value) -> Spec {
@@ -270,7 +272,7 @@ fn sources_of_the_host_reach_a_user_namespace() {
         in_child(|| {
             // SAFETY: no memory is involved.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUSER) }, 0);
-            map_root().unwrap();
+            map_root(0, 0).unwrap();
             let prepared = prepare(&container.context(), sources).unwrap();
             enter(&container.context(), &prepared).unwrap();
             finish(&container.context()).unwrap();
@@ -456,7 +458,7 @@ fn flags_locked_by_another_user_namespace_stay() {
         in_child(|| {
             // SAFETY: no memory is involved.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUSER) }, 0);
-            map_root().unwrap();
+            map_root(0, 0).unwrap();
             container.run().unwrap();
             let all = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOEXEC | StatVfsMountFlags::NOSUID;
             assert!(flags("/v").contains(all), "{:?}", flags("/v"));
