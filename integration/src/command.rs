@@ -49,13 +49,13 @@ impl Finished {
         Ok(self)
     }
 
-    /// Requires a non-zero exit code and `needle` in standard error.
+    /// Requires a non-zero exit code and `needle` in standard error (in which log lines have their quotes escaped).
     ///
     /// # Errors
     /// Success, or another message.
     pub fn fails_with(self, needle: &str) -> Result<Self> {
         ensure!(self.code != 0, "expected a failure from {self}");
-        ensure!(self.stderr.contains(needle), "expected {needle:?} on stderr from {self}");
+        ensure!(self.stderr.replace("\\\"", "\"").contains(needle), "expected {needle:?} on stderr from {self}");
         Ok(self)
     }
 

@@ -202,7 +202,7 @@ fn bad_bundles() -> Result<()> {
     c.try_create(&[])?.exits(1)?.fails_with("args")?;
     c.config["process"]["args"] = json!(["true"]);
     c.config["process"]["cwd"] = json!("tmp");
-    c.try_create(&[])?.exits(1)?.fails_with("cwd")?;
+    c.try_create(&[])?.exits(1)?.fails_with("wd ")?;
     c.config["process"]["cwd"] = json!("/");
     c.mount(json!({"destination": "/mnt", "type": "bind", "source": "/nosuch", "options": ["rbind"]}));
     c.try_create(&[])?.exits(1)?.fails_with("no such file or directory")?;
@@ -373,7 +373,7 @@ fn a_killed_create_leaves_nothing_that_delete_cannot_remove() -> Result<()> {
     let mut c = host.container(&["true"])?;
     let marker = host.path().join("hook-runs");
     c.config["hooks"] = json!({"createRuntime": [
-        {"path": "/bin/sh", "args": ["sh", "-c", format!("touch {}; exec sleep 1000", marker.display())]}
+        {"path": "/bin/sh", "args": ["sh", "-c", format!("touch {}; exec sleep 10", marker.display())]}
     ]});
     c.save()?;
     let mut create = host.runtime();

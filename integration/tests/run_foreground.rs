@@ -32,15 +32,15 @@ fn death_by_signal_is_128_plus_n() -> Result<()> {
 #[test]
 fn signals_are_forwarded() -> Result<()> {
     let host = Host::new()?;
-    let script = "trap 'echo usr1' USR1; trap 'echo winch' WINCH; trap 'exit 42' TERM; echo ready; \
+    let script = "trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'exit 42' TERM; echo ready; \
                   while :; do sleep 0.05; done";
     let c = host.container(&["sh", "-c", script])?;
     let mut run = c.run_job()?;
     run.expect("ready")?;
     run.signal(Signal::USR1)?;
     run.expect("usr1")?;
-    run.signal(Signal::WINCH)?;
-    run.expect("winch")?;
+    run.signal(Signal::USR2)?;
+    run.expect("usr2")?;
     run.signal(Signal::TERM)?;
     run.wait()?.exits(42)?;
     host.is_clean()
