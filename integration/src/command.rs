@@ -55,7 +55,10 @@ impl Finished {
     /// Success, or another message.
     pub fn fails_with(self, needle: &str) -> Result<Self> {
         ensure!(self.code != 0, "expected a failure from {self}");
-        ensure!(self.stderr.replace("\\\"", "\"").contains(needle), "expected {needle:?} on stderr from {self}");
+        ensure!(
+            self.stderr.replace("\\\"", "\"").contains(needle),
+            "expected {needle:?} on stderr from {self}"
+        );
         Ok(self)
     }
 
@@ -244,7 +247,8 @@ pub(crate) fn wait_pid(pid: Pid, deadline: Duration) -> Result<bool> {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
         return Ok(true);
     };
-    let timeout = Timespec { tv_sec: i64::try_from(deadline.as_secs())?, tv_nsec: deadline.subsec_nanos().into() };
+    let timeout =
+        Timespec { tv_sec: i64::try_from(deadline.as_secs())?, tv_nsec: deadline.subsec_nanos().into() };
     loop {
         match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => {}

@@ -157,7 +157,8 @@ impl<'h> Container<'h> {
         ensure!(ended, "create hangs: {done}");
         self.output = Some((stdout, stderr));
         // No file when it failed; the parse is strict because engines' parsers are.
-        self.init = fs::read_to_string(&pid_file).ok().map(|pid| pid.parse()).transpose().context("pid file")?;
+        self.init =
+            fs::read_to_string(&pid_file).ok().map(|pid| pid.parse()).transpose().context("pid file")?;
         Ok(done)
     }
 

@@ -147,10 +147,12 @@ impl Engine {
     pub fn is_clean(&self) -> Result<()> {
         self.do_podman(&["pod", "rm", "--all", "--force", "--time=0"])?.ok()?;
         self.do_podman(&["rm", "--all", "--force", "--time=0"])?.ok()?;
-        let left: Vec<_> =
-            self.host.leftovers()?.into_iter().filter(|l| !l.ends_with("storage/overlay")).collect();
-        // podman keeps one bind mount of its own storage directory.
-        let left: Vec<_> = left.iter().filter(|l| !l.contains("/storage/overlay rw,")).collect();
+        // podman leaves a cgroup of conmon's and of each pod, and a bind mount of its own storage.
+        let podmans = |l: &str| {
+            l.starts_with("cgroup ") && l.ends_with(" of []") && !l.contains("/libpod-")
+                || l.starts_with("mount ") && l.contains("/storage/overlay ")
+        };
+        let left: Vec<_> = self.host.leftovers()?.into_iter().filter(|l| !podmans(l)).collect();
         ensure!(left.is_empty(), "left behind: {left:#?}");
         Ok(())
     }

@@ -33,8 +33,7 @@ impl Host {
     pub fn new() -> Result<Host> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         ensure!(coracle().exists(), "{} does not exist: run `make build` first", coracle().display());
-        let name =
-            format!("coracle-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("coracle-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&name).tempdir().context("make a temporary directory")?;
         // Ordinary users and user namespaces have to pass.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -149,7 +148,9 @@ impl Host {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
         let path = self.path().to_string_lossy();
         found.extend(mountinfo.lines().filter(|l| l.contains(&*path)).map(|l| format!("mount {l}")));
-        for pid in fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()) {
+        for pid in
+            fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
+        {
             // The root link tells a container's process even when it has left the cgroup.
             if let Ok(root) = fs::read_link(format!("/proc/{pid}/root"))
                 && root.starts_with(self.path())
@@ -274,7 +275,8 @@ fn descendants(dir: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while next < all.len() {
         let entries = fs::read_dir(&all[next]).into_iter().flatten().flatten();
-        let dirs: Vec<_> = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+        let dirs: Vec<_> =
+            entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
         all.extend(dirs);
         next += 1;
     }

@@ -12,10 +12,14 @@ fn limits_are_written() -> Result<()> {
     let mut c = host.container(&["sleep", "1000"])?;
     c.config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "reservation": 32 << 20});
     c.config["linux"]["resources"]["pids"] = json!({"limit": 77});
-    c.config["linux"]["resources"]["cpu"] = json!({"shares": 512, "quota": 25_000, "period": 50_000, "cpus": "0"});
+    c.config["linux"]["resources"]["cpu"] =
+        json!({"shares": 512, "quota": 25_000, "period": 50_000, "cpus": "0"});
     c.create()?;
     assert_eq!(c.cgroup_file("memory", &["memory.limit_in_bytes", "memory.max"])?, (64 << 20).to_string());
-    assert_eq!(c.cgroup_file("memory", &["memory.soft_limit_in_bytes", "memory.low"])?, (32 << 20).to_string());
+    assert_eq!(
+        c.cgroup_file("memory", &["memory.soft_limit_in_bytes", "memory.low"])?,
+        (32 << 20).to_string()
+    );
     assert_eq!(c.cgroup_file("pids", &["pids.max"])?, "77");
     assert_eq!(c.cgroup_file("cpuset", &["cpuset.cpus"])?, "0");
     let quota = c.cgroup_file("cpu", &["cpu.cfs_quota_us", "cpu.max"])?;

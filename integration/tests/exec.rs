@@ -28,7 +28,9 @@ fn namespaces_and_root_are_the_containers() -> Result<()> {
     let c = running(&host, |_| {})?;
     for ns in ["mnt", "pid", "net", "ipc", "uts"] {
         let link = fs::read_link(format!("/proc/{}/ns/{ns}", c.pid()?))?;
-        c.exec(&["readlink", &format!("/proc/self/ns/{ns}")])?.ok()?.prints(link.to_str().context("link")?)?;
+        c.exec(&["readlink", &format!("/proc/self/ns/{ns}")])?
+            .ok()?
+            .prints(link.to_str().context("link")?)?;
     }
     c.exec(&["sh", "-c", "cat /proc/1/comm; ls -d /bin/busybox"])?.ok()?.prints("sleep\n/bin/busybox")?;
     Ok(())
@@ -208,7 +210,9 @@ fn only_in_a_running_container() -> Result<()> {
     c.exec(&["true"])?.ok()?;
     c.start()?;
     c.verb("pause").finish()?.ok()?;
-    c.exec(&["true"])?.exits(255)?.fails_with("cannot exec in a paused container (use --ignore-paused to override)")?;
+    c.exec(&["true"])?
+        .exits(255)?
+        .fails_with("cannot exec in a paused container (use --ignore-paused to override)")?;
     c.verb("resume").finish()?.ok()?;
     c.kill("KILL")?;
     c.wait_status("stopped")?;

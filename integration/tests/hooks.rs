@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 /// A hook that appends its name and the status it reads to a log.
 fn hook(log: &Path, name: &str) -> Value {
-    let script = format!("state=$(cat); echo \"{name} $(echo \"$state\" | tr -d ' \\n' | sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/')\" >> {}", log.display());
+    let script = format!(
+        "state=$(cat); echo \"{name} $(echo \"$state\" | tr -d ' \\n' | sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/')\" >> {}",
+        log.display()
+    );
     json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}])
 }
 
@@ -52,8 +55,7 @@ fn the_state_on_stdin() -> Result<()> {
     let mut c = host.container(&["true"])?;
     let file = host.path().join("state.json");
     c.annotate("org.example.key", "value");
-    c.config["hooks"] =
-        json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}", file.display())]}]});
+    c.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}", file.display())]}]});
     c.create()?;
     let state: Value = serde_json::from_slice(&fs::read(&file)?)?;
     assert_eq!(state["id"], c.id.as_str());
@@ -69,7 +71,8 @@ fn the_state_on_stdin() -> Result<()> {
 fn a_prestart_hook_reaches_the_network_namespace() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&["sh", "-c", "ip link show lo | grep -o LOOPBACK,UP"])?;
-    let script = "pid=$(tr -d ' \\n' | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); nsenter -t $pid -n ip link set lo up";
+    let script =
+        "pid=$(tr -d ' \\n' | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); nsenter -t $pid -n ip link set lo up";
     c.config["hooks"] = json!({"prestart": [
         {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]});
     c.run()?.ok()?.prints("LOOPBACK,UP")?;
@@ -82,8 +85,7 @@ fn environment_and_arguments() -> Result<()> {
     let mut c = host.container(&["true"])?;
     let file = host.path().join("out");
     let script = format!("cat >/dev/null; echo \"$0 $1 $A $HOME\" > {}; env | wc -l >> {0}", file.display());
-    c.config["hooks"] =
-        json!({"createRuntime": [{"path": "/bin/bash", "args": ["name", "-c", script, "zero", "one"], "env": ["A=b"]}]});
+    c.config["hooks"] = json!({"createRuntime": [{"path": "/bin/bash", "args": ["name", "-c", script, "zero", "one"], "env": ["A=b"]}]});
     c.create()?;
     let out = fs::read_to_string(&file)?;
     assert!(out.starts_with("zero one b \n"), "only what the hook lists is in its environment: {out}");
@@ -91,7 +93,8 @@ fn environment_and_arguments() -> Result<()> {
 }
 
 fn failing(c: &mut Container, kind: &str) {
-    c.config["hooks"] = json!({kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"]}]});
+    c.config["hooks"] =
+        json!({kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"]}]});
 }
 
 #[test]
@@ -134,7 +137,8 @@ fn poststop_failures_do_not_stop_delete() -> Result<()> {
 fn timeouts() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&["true"])?;
-    c.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "20"], "timeout": 1}]});
+    c.config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "20"], "timeout": 1}]});
     let start = std::time::Instant::now();
     c.try_create(&[])?.exits(1)?.fails_with("hook")?;
     assert!(start.elapsed().as_secs() < 15);

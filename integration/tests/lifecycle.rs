@@ -208,7 +208,9 @@ fn bad_bundles() -> Result<()> {
     c.try_create(&[])?.exits(1)?.fails_with("no such file or directory")?;
     host.is_clean()?;
 
-    for (text, word) in [("{", "config.json"), ("[]", "config.json"), (r#"{"ociVersion":"1.0.2"}"#, "process")] {
+    for (text, word) in
+        [("{", "config.json"), ("[]", "config.json"), (r#"{"ociVersion":"1.0.2"}"#, "process")]
+    {
         fs::write(c.bundle().join("config.json"), text)?;
         let mut create = host.runtime();
         create.arg("create").arg("--bundle").arg(c.bundle()).arg(&c.id);
@@ -230,8 +232,12 @@ fn wrong_values_are_named() -> Result<()> {
     type Change = fn(&mut Value);
     let wrong: [(&str, Change); 6] = [
         ("process.user.uid", |c| c["process"]["user"]["uid"] = json!("root")),
-        ("process.capabilities.bounding", |c| c["process"]["capabilities"]["bounding"] = json!(["CAP_NONSENSE"])),
-        ("process.rlimits", |c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_X", "hard": 1, "soft": 1}])),
+        ("process.capabilities.bounding", |c| {
+            c["process"]["capabilities"]["bounding"] = json!(["CAP_NONSENSE"])
+        }),
+        ("process.rlimits", |c| {
+            c["process"]["rlimits"] = json!([{"type": "RLIMIT_X", "hard": 1, "soft": 1}])
+        }),
         ("linux.namespaces", |c| c["linux"]["namespaces"] = json!([{"type": "nonsense"}])),
         ("root.path", |c| c["root"]["path"] = json!(7)),
         ("mounts", |c| c["mounts"] = json!([{"type": "tmpfs"}])),
@@ -312,7 +318,9 @@ fn flags_take_their_value_after_a_space_or_an_equals_sign() -> Result<()> {
     let pid_file = host.path().join("pid");
     let mut create = coracle_integration::command(coracle_integration::coracle());
     create.arg(format!("--root={}", host.state_dir().display())).arg("--log-format=text").arg("create");
-    create.arg(format!("--bundle={}", c.bundle().display())).arg(format!("--pid-file={}", pid_file.display()));
+    create
+        .arg(format!("--bundle={}", c.bundle().display()))
+        .arg(format!("--pid-file={}", pid_file.display()));
     create.arg("--no-new-keyring").arg(&c.id).finish()?.ok()?;
     assert!(fs::read_to_string(pid_file)?.parse::<i32>()? > 0);
     assert_eq!(c.status()?, "created");
@@ -333,7 +341,8 @@ fn the_bundle_defaults_to_the_working_directory() -> Result<()> {
 #[test]
 fn usage_errors() -> Result<()> {
     let host = Host::new()?;
-    for args in [&["create", "--nosuchflag", "x"][..], &["state"], &["--nosuchflag", "list"], &["nosuchverb"]] {
+    for args in [&["create", "--nosuchflag", "x"][..], &["state"], &["--nosuchflag", "list"], &["nosuchverb"]]
+    {
         let failed = host.runtime().args(args).finish()?;
         ensure!(failed.code != 0 && !(failed.stderr.is_empty() && failed.stdout.is_empty()), "{failed}");
     }

@@ -27,7 +27,8 @@ fn bind(source: &std::path::Path, destination: &str, options: &[&str]) -> Value 
 
 /// The per-mount options of a mount point inside, sorted.
 fn options(c: &mut Container, at: &str) -> Result<Vec<String>> {
-    let line = script(c, &format!("awk '$5 == \"{at}\" {{ print $6 \",\" $NF }}' /proc/self/mountinfo | tail -n1"))?;
+    let line =
+        script(c, &format!("awk '$5 == \"{at}\" {{ print $6 \",\" $NF }}' /proc/self/mountinfo | tail -n1"))?;
     let mut options: Vec<_> = line.split(',').map(str::to_owned).collect();
     options.sort();
     Ok(options)
@@ -40,7 +41,8 @@ fn bind_mounts_read_and_write() -> Result<()> {
     let mut c = host.container(&[])?;
     c.mount(bind(&dir, "/data", &["rbind", "rw"]));
     c.mount(bind(&dir.join("f"), "/etc/single", &["bind", "ro"]));
-    let out = script(&mut c, "cat /data/f /etc/single; echo new > /data/g; echo x > /etc/single || echo refused")?;
+    let out =
+        script(&mut c, "cat /data/f /etc/single; echo new > /data/g; echo x > /etc/single || echo refused")?;
     assert!(out.starts_with("datadata") && out.ends_with("refused"), "{out}");
     assert_eq!(fs::read_to_string(dir.join("g"))?, "new\n");
     assert!(c.rootfs().join("etc/single").exists(), "the mount point is made");
@@ -227,7 +229,10 @@ fn devices_of_the_configuration() -> Result<()> {
         {"path": "/dev/sub/mynull", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 7, "gid": 8},
         {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
     ]);
-    let out = script(&mut c, "stat -c '%a %u %g %t:%T' /dev/sub/mynull; stat -c '%a %F' /dev/pipe; echo x > /dev/sub/mynull && echo ok")?;
+    let out = script(
+        &mut c,
+        "stat -c '%a %u %g %t:%T' /dev/sub/mynull; stat -c '%a %F' /dev/pipe; echo x > /dev/sub/mynull && echo ok",
+    )?;
     assert_eq!(out, "666 7 8 1:3\n600 fifo\nok");
     Ok(())
 }
@@ -237,7 +242,10 @@ fn devices_that_the_cgroup_forbids() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&[])?;
     // Any block device does; 7:0 is the first loop device.
-    let out = script(&mut c, "mknod /tmp/loop b 7 0 2>/dev/null; head -c1 /tmp/loop 2>&1 >/dev/null; head -c1 /dev/zero | wc -c")?;
+    let out = script(
+        &mut c,
+        "mknod /tmp/loop b 7 0 2>/dev/null; head -c1 /tmp/loop 2>&1 >/dev/null; head -c1 /dev/zero | wc -c",
+    )?;
     assert!(out.ends_with('1') && !out.starts_with('1'), "{out}");
     Ok(())
 }
@@ -246,7 +254,10 @@ fn devices_that_the_cgroup_forbids() -> Result<()> {
 fn special_file_systems() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&[])?;
-    let out = script(&mut c, "for m in /proc /dev /dev/pts /dev/shm /dev/mqueue /sys; do grep \" $m \" /proc/mounts | cut -d' ' -f2,3; done")?;
+    let out = script(
+        &mut c,
+        "for m in /proc /dev /dev/pts /dev/shm /dev/mqueue /sys; do grep \" $m \" /proc/mounts | cut -d' ' -f2,3; done",
+    )?;
     assert_eq!(
         out,
         "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/dev/shm tmpfs\n/dev/mqueue mqueue\n/sys sysfs"
@@ -259,10 +270,16 @@ fn the_cgroup_mount_shows_the_containers_own() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&[])?;
     c.without_namespace("cgroup");
-    let out = script(&mut c, "ls /sys/fs/cgroup; cat /sys/fs/cgroup/memory/cgroup.procs 2>/dev/null || cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only")?;
+    let out = script(
+        &mut c,
+        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/memory/cgroup.procs 2>/dev/null || cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only",
+    )?;
     assert!(out.lines().any(|l| l == "1") && out.ends_with("read-only"), "{out}");
     c.namespace("cgroup", None);
-    let out = script(&mut c, "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory/cgroup.procs 2>/dev/null || cat /sys/fs/cgroup/cgroup.procs")?;
+    let out = script(
+        &mut c,
+        "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory/cgroup.procs 2>/dev/null || cat /sys/fs/cgroup/cgroup.procs",
+    )?;
     assert!(!out.contains("coracle-test") && out.lines().any(|l| l == "1"), "{out}");
     host.is_clean()
 }
@@ -275,7 +292,10 @@ fn links_in_the_root_file_system_stay_inside() -> Result<()> {
     let data = volume(&host, "data")?;
     let mut c = host.container(&[])?;
     symlink(&outside, c.rootfs().join("absolute"))?;
-    symlink("../../../../../../../../..".to_owned() + outside.to_str().context("path")?, c.rootfs().join("relative"))?;
+    symlink(
+        "../../../../../../../../..".to_owned() + outside.to_str().context("path")?,
+        c.rootfs().join("relative"),
+    )?;
     c.mount(bind(&data, "/absolute/a", &["rbind"]));
     c.mount(bind(&data, "/relative/r", &["rbind"]));
     assert_eq!(script(&mut c, "cat /absolute/a/f /relative/r/f")?, "datadata");
@@ -312,7 +332,11 @@ fn mounts_keep_their_order() -> Result<()> {
     assert_eq!(script(&mut c, "cat /data/f /data/two/f")?, "onetwo");
     let mut c = host.container(&[])?;
     c.mount(bind(&two, "/data/two", &["rbind"])).mount(bind(&one, "/data", &["rbind"]));
-    assert_eq!(script(&mut c, "cat /data/f; ls /data/two 2>/dev/null")?, "one", "the later mount hides the earlier");
+    assert_eq!(
+        script(&mut c, "cat /data/f; ls /data/two 2>/dev/null")?,
+        "one",
+        "the later mount hides the earlier"
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use coracle_integration::{Container, Host, Run};
 use serde_json::json;
 
@@ -12,8 +12,14 @@ fn link(pid: &str, kind: &str) -> Result<String> {
     Ok(fs::read_link(format!("/proc/{pid}/ns/{kind}"))?.to_string_lossy().into_owned())
 }
 
-const FILES: [(&str, &str); 6] =
-    [("mount", "mnt"), ("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")];
+const FILES: [(&str, &str); 6] = [
+    ("mount", "mnt"),
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("cgroup", "cgroup"),
+];
 
 #[test]
 fn new_ones_and_the_hosts() -> Result<()> {
@@ -108,12 +114,20 @@ fn mapped<'h>(host: &'h Host, args: &[&str]) -> Result<Container<'h>> {
 #[test]
 fn user_namespaces_with_mappings() -> Result<()> {
     let host = Host::new()?;
-    let mut c = mapped(&host, &["sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; touch /mine; stat -c %u /mine; ls /proc/sys >/dev/null && echo x > /dev/null && echo dev"])?;
+    let mut c = mapped(
+        &host,
+        &[
+            "sh",
+            "-c",
+            "id -u; cat /proc/self/uid_map | tr -s ' '; touch /mine; stat -c %u /mine; ls /proc/sys >/dev/null && echo x > /dev/null && echo dev",
+        ],
+    )?;
     c.run()?.ok()?.prints("0\n 0 200000 1000\n 1000 300000 10\n0\ndev")?;
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(c.rootfs().join("mine"))?);
     assert_eq!(owner, 200_000);
     c.config["process"]["user"] = json!({"uid": 1001, "gid": 1002});
-    c.config["process"]["args"] = json!(["sh", "-c", "id -u; id -g; grep -c . /proc/1/status >/dev/null; sleep 1000"]);
+    c.config["process"]["args"] =
+        json!(["sh", "-c", "id -u; id -g; grep -c . /proc/1/status >/dev/null; sleep 1000"]);
     c.create()?.start()?;
     c.expect("1001\n1002\n")?;
     let status = c.proc("status")?;
@@ -131,7 +145,9 @@ fn bind_mounts_that_only_the_host_root_may_reach() -> Result<()> {
     fs::write(private.join("data/f"), "reached")?;
     fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let mut c = mapped(&host, &["cat", "/data/f"])?;
-    c.mount(json!({"destination": "/data", "type": "bind", "source": private.join("data"), "options": ["rbind"]}));
+    c.mount(
+        json!({"destination": "/data", "type": "bind", "source": private.join("data"), "options": ["rbind"]}),
+    );
     c.run()?.ok()?.prints("reached")?;
     host.is_clean()
 }
@@ -151,7 +167,8 @@ fn a_user_namespace_joined_by_path() -> Result<()> {
     let mut first = mapped(&host, &["sleep", "1000"])?;
     first.create()?.start()?;
     let pid = first.pid()?;
-    let mut second = host.container(&["sh", "-c", "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net"])?;
+    let mut second =
+        host.container(&["sh", "-c", "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net"])?;
     chown(second.rootfs(), Some(200_000), Some(200_000))?;
     for (kind, file) in [("user", "user"), ("network", "net")] {
         second.namespace(kind, Some(&PathBuf::from(format!("/proc/{pid}/ns/{file}"))));

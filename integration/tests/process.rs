@@ -51,9 +51,13 @@ fn the_five_capability_sets() -> Result<()> {
     c.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let status = script(&mut c, "grep ^Cap /proc/self/status")?;
     // After execve an ordinary user keeps the ambient ones.
-    for (field, bits) in
-        [("CapInh", 1 << 5), ("CapPrm", 1 << 5), ("CapEff", 1 << 5), ("CapBnd", 0b100_0010_0001), ("CapAmb", 1 << 5)]
-    {
+    for (field, bits) in [
+        ("CapInh", 1 << 5),
+        ("CapPrm", 1 << 5),
+        ("CapEff", 1 << 5),
+        ("CapBnd", 0b100_0010_0001),
+        ("CapAmb", 1 << 5),
+    ] {
         assert_eq!(u64::from_str_radix(&status_field(&status, field)?, 16)?, bits, "{field} in {status}");
     }
     c.config["process"]["capabilities"] = json!({});
@@ -131,7 +135,10 @@ fn a_seccomp_action_that_kills() -> Result<()> {
     c.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}]});
     // SIGSYS
-    c.run()?.ok()?.prints("code 159").or_else(|e| if e.to_string().contains("code 159") { c.run() } else { Err(e) })?;
+    c.run()?
+        .ok()?
+        .prints("code 159")
+        .or_else(|e| if e.to_string().contains("code 159") { c.run() } else { Err(e) })?;
     Ok(())
 }
 
@@ -176,8 +183,7 @@ fn hostname_domainname_and_sysctl() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&[])?;
     c.config["hostname"] = json!("coracle-host");
-    c.config["linux"]["sysctl"] =
-        json!({"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmni": "4097", "net.ipv4.conf.lo.forwarding": "1"});
+    c.config["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmni": "4097", "net.ipv4.conf.lo.forwarding": "1"});
     let out = script(
         &mut c,
         "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni /proc/sys/net/ipv4/conf/lo/forwarding",
@@ -202,7 +208,8 @@ fn a_sysctl_of_the_hosts_is_refused() -> Result<()> {
 #[test]
 fn arguments_arrive_unchanged() -> Result<()> {
     let host = Host::new()?;
-    let mut c = host.container(&["sh", "-c", "for a; do echo \"<$a>\"; done", "zero", "", "a b", "-x", "ä\n"])?;
+    let mut c =
+        host.container(&["sh", "-c", "for a; do echo \"<$a>\"; done", "zero", "", "a b", "-x", "ä\n"])?;
     c.run()?.ok()?.prints("<>\n<a b>\n<-x>\n<ä\n>")?;
     // argv[0] is as written, found through PATH.
     c.config["process"]["args"] = json!(["cat", "/proc/self/cmdline"]);

@@ -81,7 +81,8 @@ fn run_and_its_exit_code() -> Result<()> {
     let host = Host::new()?;
     set_up(&host)?;
     edit(&host, |c| {
-        c["process"]["args"] = json!(["sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; touch /made; exit 7"]);
+        c["process"]["args"] =
+            json!(["sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; touch /made; exit 7"]);
     })?;
     run(&host, "native")?.exits(7)?.prints(&format!("0\n 0 {USER} 1"))?;
     assert!(exists(&host.path().join("bundle/rootfs/made")));

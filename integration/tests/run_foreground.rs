@@ -49,7 +49,11 @@ fn signals_are_forwarded() -> Result<()> {
 #[test]
 fn interrupt_reaches_the_container_and_not_the_runtime() -> Result<()> {
     let host = Host::new()?;
-    let c = host.container(&["sh", "-c", "trap 'echo int; exit 9' INT; echo ready; while :; do sleep 0.05; done"])?;
+    let c = host.container(&[
+        "sh",
+        "-c",
+        "trap 'echo int; exit 9' INT; echo ready; while :; do sleep 0.05; done",
+    ])?;
     let mut run = c.run_job()?;
     run.expect("ready")?;
     run.signal(Signal::INT)?;
