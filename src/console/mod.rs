@@ -105,8 +105,8 @@ fn pair(master: OwnedFd) -> Result<Console, Error> {
 /// Whether `fd` is a character device with such a number, and of a devpts.
 fn is_devpts(fd: BorrowedFd<'_>, number: impl Fn(u32, u32) -> bool) -> bool {
     /// DEVPTS_SUPER_MAGIC, statfs(2).
-    const MAGIC: i64 = 0x1cd1;
-    let of_devpts = fs::fstatfs(fd).is_ok_and(|s| i64::from(s.f_type) == MAGIC);
+    const MAGIC: fs::FsWord = 0x1cd1;
+    let of_devpts = fs::fstatfs(fd).is_ok_and(|s| s.f_type == MAGIC);
     of_devpts
         && fs::fstat(fd).is_ok_and(|s| {
             FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice
@@ -148,10 +148,17 @@ fn bind(slave: BorrowedFd<'_>) -> Result<(), Error> {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(e) => return Err(file(e)),
     }
-    let target = fs::openat2(&dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
-        .map_err(file)?;
+    let target = fs::openat2(
+        &dev,
+        "console",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .map_err(file)?;
     let mount = |e: Errno| Error::ConsoleMount(e.into());
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let terminal = open_tree(slave, "", clone).map_err(mount)?;
     let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&terminal, "", &target, "", here).map_err(mount)
