@@ -15,7 +15,15 @@ pub mod handler;
 pub mod hooks;
 pub mod init;
 pub mod log;
+pub mod passwd;
+pub mod program;
 pub mod rootfs;
+pub mod rootless;
+pub mod userns;
 pub mod wasm;
 
 pub use error::Error;
+pub use program::directory as program_dir;
+
+/// The version, as `--version` prints it after our name.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,1 +1,247 @@
-//! container
+//! A container as the runtime remembers it: a directory below `--root`, named by the container's id.
+//!
+//! It holds `state.json` (replaced by rename, so it is never seen half-written), `config.json` (the bundle's, as
+//! it was when the container was created), and, between `create` and `start`, `exec.fifo`. Whoever removes
+//! the fifo is the one who starts the container.
+
+mod create;
+mod exec;
+mod lifecycle;
+mod process;
+mod status;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Cgroup;
+use crate::error::Os;
+
+pub use create::{Attended, Create, Created, create};
+pub use exec::{Exec, Executed, exec};
+pub use lifecycle::remove_leftovers;
+pub use process::Process;
+pub use status::Status;
+
+/// The file in a container's directory that says what it is.
+const STATE_FILE: &str = "state.json";
+/// The configuration the container was created from.
+const CONFIG_FILE: &str = "config.json";
+/// The fifo that a created container's init waits on.
+const EXEC_FIFO: &str = "exec.fifo";
+
+/// What can go wrong with a container as a whole.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant says itself what happened")]
+pub enum Error {
+    #[error("invalid container ID format: {0:?} (letters, digits and _+-. only, at most 1024)")]
+    InvalidId(String),
+    #[error("container does not exist")]
+    NotFound,
+    #[error("container with given ID already exists")]
+    Exists,
+    #[error("{path}: {reason}")]
+    Io { path: PathBuf, reason: Os },
+    #[error("{path} is damaged: {reason} (remove the container with delete --force)")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("container not running")]
+    NotRunning,
+    #[error("cannot start an already running container")]
+    AlreadyRunning,
+    #[error("cannot start a container that has stopped")]
+    StartStopped,
+    #[error("cannot delete container {id} that is not stopped: {status}")]
+    NotStopped { id: String, status: Status },
+    #[error("container {id} did not stop within {seconds} s of being killed")]
+    WillNotDie { id: String, seconds: u64 },
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
+    #[error("cannot exec in a stopped container")]
+    ExecStopped,
+    #[error("sending signal {signal} to process {pid}: {reason}")]
+    Kill { signal: i32, pid: i32, reason: Os },
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::Error),
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    #[error(transparent)]
+    Rootfs(#[from] crate::rootfs::Error),
+    #[error(transparent)]
+    Console(#[from] crate::console::Error),
+    #[error(transparent)]
+    Foreground(#[from] crate::foreground::Error),
+    #[error(transparent)]
+    Seccomp(#[from] coracle_seccomp::Error),
+    #[error(transparent)]
+    Wasm(#[from] crate::wasm::Error),
+    #[error(transparent)]
+    Handler(#[from] crate::handler::Error),
+    #[error(transparent)]
+    Init(#[from] crate::init::Error),
+    #[error("writing pid file {path}: {reason}")]
+    PidFile { path: PathBuf, reason: Os },
+}
+
+/// What is saved of a container. The names of the first fields are those of `state`'s output
+/// (runtime.md, "State").
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the runtime specification that the configuration names.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// The process in the container that everything else hangs on; absent while it is being made.
+    pub init: Option<Process>,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// Name of the user who created it.
+    pub owner: String,
+    /// The configuration's annotations.
+    pub annotations: HashMap<String, String>,
+    /// Its cgroup; absent where cgroups are disabled or not ours to use.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// A container: its directory, and what is written there.
+#[derive(Debug)]
+pub struct Container {
+    directory: PathBuf,
+    /// What is saved of it.
+    pub state: State,
+}
+
+impl Container {
+    /// Loads a container's state.
+    ///
+    /// # Errors
+    /// [`Error::InvalidId`], [`Error::NotFound`], or [`Error::Damaged`] for a state file that is not ours.
+    pub fn load(root: &Path, id: &str) -> Result<Self, Error> {
+        let directory = directory_of(root, id)?;
+        let path = directory.join(STATE_FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            // A directory without a state file is what a killed `create` leaves in its first moment.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(Error::NotFound);
+            }
+            Err(e) => return Err(Error::Io { path, reason: e.into() }),
+        };
+        let state: State = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
+        if state.id != id {
+            let reason = format!("it describes container {:?}", state.id);
+            return Err(Error::Damaged { path, reason });
+        }
+        Ok(Self { directory, state })
+    }
+
+    /// Saves the state, so that a reader sees the old or the new one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self) -> Result<(), Error> {
+        let path = self.directory.join(STATE_FILE);
+        let temporary = self.directory.join(".state.json.new");
+        let bytes = serde_json::to_vec(&self.state)
+            .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
+        let io = |reason: io::Error| Error::Io { path: path.clone(), reason: reason.into() };
+        fs::write(&temporary, bytes).map_err(io)?;
+        fs::rename(&temporary, &path).map_err(io)
+    }
+
+    /// The configuration the container was created from, with the changes that `update` made to its
+    /// resources.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn spec(&self) -> Result<Spec, Error> {
+        Ok(crate::config::read(&self.directory.join(CONFIG_FILE))?)
+    }
+
+    /// Replaces the saved configuration, after `update`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save_spec(&self, spec: &Spec) -> Result<(), Error> {
+        let path = self.directory.join(CONFIG_FILE);
+        let temporary = self.directory.join(".config.json.new");
+        let bytes = serde_json::to_vec(spec)
+            .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
+        let io = |reason: io::Error| Error::Io { path: path.clone(), reason: reason.into() };
+        fs::write(&temporary, bytes).map_err(io)?;
+        fs::rename(&temporary, &path).map_err(io)
+    }
+
+    /// The cgroup, for the commands that cannot do without one.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when the container was made without one.
+    pub fn cgroup(&self) -> Result<&Cgroup, Error> {
+        self.state.cgroup.as_ref().ok_or(Error::Cgroup(crate::cgroup::Error::NoCgroup))
+    }
+
+    fn fifo(&self) -> PathBuf {
+        self.directory.join(EXEC_FIFO)
+    }
+}
+
+/// The directory of a container, whether it exists or not.
+///
+/// # Errors
+/// [`Error::InvalidId`]: the id becomes part of paths, so it may hold no separator and not be `.` or `..`.
+pub fn directory_of(root: &Path, id: &str) -> Result<PathBuf, Error> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(ok) {
+        return Err(Error::InvalidId(id.to_owned()));
+    }
+    Ok(root.join(id))
+}
+
+/// The ids of all containers below `root`, sorted.
+///
+/// # Errors
+/// [`Error::Io`] when the directory cannot be read; an absent one holds no containers.
+pub fn ids(root: &Path) -> Result<Vec<String>, Error> {
+    let io = |reason: io::Error| Error::Io { path: root.to_owned(), reason: reason.into() };
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io(e)),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io)?;
+        if entry.path().join(STATE_FILE).exists() {
+            ids.extend(entry.file_name().into_string());
+        }
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_would_leave_the_root_are_refused() {
+        let root = Path::new("/run/coracle");
+        for id in ["", ".", "..", "a/b", "../x", "a b", "é", &"a".repeat(1025)] {
+            assert!(matches!(directory_of(root, id), Err(Error::InvalidId(_))), "{id:?}");
+        }
+        for id in ["a", "A_b+c-d.e", ".hidden", "..."] {
+            assert!(directory_of(root, id).is_ok(), "{id:?}");
+        }
+    }
+}

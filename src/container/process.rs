@@ -1,0 +1,87 @@
+//! A process named so that another one with its pid is never taken for it.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Os;
+
+/// A pid together with the process's start time, in clock ticks since boot: field 22 of proc_pid_stat(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// The pid in the namespace of whoever created the container.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Process {
+    /// The process that has this pid now; `None` when there is none, or only a zombie.
+    pub fn find(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start_time) = parse_stat(&stat)?;
+        (!matches!(state, 'Z' | 'X' | 'x')).then_some(Self { pid, start_time })
+    }
+
+    /// Whether this very process still runs. A zombie does not.
+    pub fn is_alive(self) -> bool {
+        Self::find(self.pid) == Some(self)
+    }
+
+    /// A descriptor of this very process: opened first and compared after, so that a pid reused in between
+    /// is noticed. `None` when the process is gone.
+    pub fn open(self) -> Option<OwnedFd> {
+        let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        self.is_alive().then_some(pidfd)
+    }
+
+    /// Sends a signal, given by number, to this very process; `Ok(false)` when it is gone.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2), other than ESRCH.
+    pub fn signal(self, number: i32) -> Result<bool, Os> {
+        let Some(pidfd) = self.open() else { return Ok(false) };
+        // SAFETY: any number up to 64 is a signal for the kernel, and it refuses the others; the named type
+        // only documents which ones a library reserves for itself, and we are not their receiver.
+        let signal = unsafe { Signal::from_raw_unchecked(number) };
+        match rustix::process::pidfd_send_signal(&pidfd, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// State and start time out of proc_pid_stat(5). The second field is the command's name in parentheses, and
+/// may itself hold anything.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_parsed_behind_a_hostile_name() {
+        let stat = "7 (a) Z 1 (b) c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 10";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+        assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn a_pid_with_another_start_time_is_another_process() {
+        let me = Process::find(std::process::id().cast_signed()).expect("we run");
+        assert!(me.is_alive());
+        let other = Process { start_time: me.start_time + 1, ..me };
+        assert!(!other.is_alive());
+        assert!(other.open().is_none());
+        assert_eq!(me.signal(0).ok(), Some(true));
+    }
+}

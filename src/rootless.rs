@@ -1,0 +1,38 @@
+//! Whether we are the host's root, and where state goes when we are not.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// Whether we lack the host's root: another effective uid, or root inside a user namespace, where podman's
+/// rootless mode calls us. See user_namespaces(7) on uid_map: the initial namespace maps all of its ids.
+pub fn is_rootless() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return true;
+    }
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_initial_namespace(&map))
+}
+
+fn is_initial_namespace(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The default of `--root`. As with runc, `XDG_RUNTIME_DIR` counts only for those without the host's root;
+/// conmon sets it to the empty string.
+pub fn default_root(rootless: bool) -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if rootless && !dir.is_empty() => PathBuf::from(dir).join("coracle"),
+        _ => PathBuf::from("/run/coracle"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_initial_namespace;
+
+    #[test]
+    fn only_the_full_identity_map_is_the_initial_namespace() {
+        assert!(is_initial_namespace("         0          0 4294967295\n"));
+        assert!(!is_initial_namespace("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!is_initial_namespace(""));
+    }
+}
