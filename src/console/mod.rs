@@ -69,7 +69,7 @@ pub struct Console {
     pub slave: OwnedFd,
 }
 
-/// Opens a pseudo-terminal of the devpts mounted at `/dev/pts`, of `size` (columns, rows).
+/// Opens a pseudo-terminal of the devpts mounted at `/dev/pts`, of `size` (rows, columns).
 ///
 /// # Errors
 /// There is no devpts, or what is there is not one.
@@ -78,7 +78,7 @@ pub fn open(size: Option<(u16, u16)>) -> Result<Console, Error> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let master = fs::openat2(CWD, PTMX, flags, Mode::empty(), resolve).map_err(|e| Error::Open(e.into()))?;
     let console = pair(master)?;
-    if let Some((columns, rows)) = size {
+    if let Some((rows, columns)) = size {
         let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&console.master, size).map_err(|e| Error::Size(e.into()))?;
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn both_ends_talk_and_have_the_size() {
-        let console = open(Some((91, 17))).unwrap();
+        let console = open(Some((17, 91))).unwrap();
         let size = rustix::termios::tcgetwinsize(&console.slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (91, 17));
         std::fs::File::from(console.slave).write_all(b"hello\n").unwrap();

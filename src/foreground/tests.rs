@@ -170,6 +170,7 @@ fn what_our_caller_ignores_is_not_forwarded() {
 #[test]
 fn orphans_are_reaped() {
     let code = join(fork(|| {
+        adopt_orphans().unwrap();
         let code = run("(sleep 0.05 &); sleep 0.3; exit 5");
         let left = rustix::process::wait(WaitOptions::NOHANG);
         if matches!(left, Err(Errno::CHILD)) { code } else { 1 }
@@ -297,7 +298,7 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
 
 /// A terminal as a user has it, our standard input and output.
 fn on_a_users_terminal(script: &str, act: impl FnOnce(Pid, &mut File)) -> (u8, console::Console) {
-    let outer = console::open(Some((80, 24))).unwrap();
+    let outer = console::open(Some((24, 80))).unwrap();
     let slave = File::from(outer.slave.try_clone().unwrap());
     let runner = fork(|| {
         // The session that a login shell makes.
