@@ -91,6 +91,8 @@ coracle_abi::for_each_import!(define);
 
 #[cfg(test)]
 mod tests {
+    use std::mem::ManuallyDrop;
+
     use wasmer::{Type, sys::EngineBuilder};
 
     use super::*;
@@ -100,7 +102,11 @@ mod tests {
     #[test]
     fn what_is_defined_is_what_the_table_says() {
         let mut store = Store::new(EngineBuilder::headless().engine());
-        let state = State { args: vec![], environment: vec![], descriptors: Descriptors::default() };
+        let state = State {
+            args: vec![],
+            environment: vec![],
+            descriptors: ManuallyDrop::new(Descriptors::default()),
+        };
         let env = FunctionEnv::new(&mut store, Context { state, memory: None });
         for import in coracle_abi::IMPORTS {
             let function = define(&mut store, &env, import.module, import.name).expect("in the table");

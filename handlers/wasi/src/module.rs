@@ -1,6 +1,6 @@
 //! From the compiled module to a running guest.
 
-use std::os::fd::RawFd;
+use std::{mem::ManuallyDrop, os::fd::RawFd};
 
 use coracle_abi::{Unsatisfied, ValType, resolve};
 use wasmer::{
@@ -44,20 +44,22 @@ pub unsafe fn run(start: Start) -> Result<(), Error> {
     let fd: RawFd = start.artifact.ok_or(artifact::Error::Missing)?;
     // SAFETY: the caller's.
     let module = unsafe { artifact::load(&engine, fd) }?;
-    let mut store = Store::new(engine);
-    let (env, imports) = imports(&mut store, &module, start.state)?;
+    // The process ends with the guest: to free its memory first would be wasted.
+    let mut store = ManuallyDrop::new(Store::new(engine));
+    let store = &mut *store;
+    let (env, imports) = imports(store, &module, start.state)?;
     if !is_entry(&module, "_start") {
         return Err(Error::NoStart);
     }
-    let instance = Instance::new(&mut store, &module, &imports).map_err(|error| match error {
+    let instance = Instance::new(store, &module, &imports).map_err(|error| match error {
         InstantiationError::Start(trap) => Error::Trap(trap),
         error => Error::Instantiate(Box::new(error)),
     })?;
-    env.as_mut(&mut store).memory = instance.exports.get_memory("memory").ok().cloned();
+    env.as_mut(store).memory = instance.exports.get_memory("memory").ok().cloned();
     // A command has no `_initialize`; a toolchain that makes one all the same expects it to be called first.
     for name in ["_initialize", "_start"] {
-        if let Ok(function) = instance.exports.get_typed_function::<(), ()>(&store, name) {
-            function.call(&mut store).map_err(Error::Trap)?;
+        if let Ok(function) = instance.exports.get_typed_function::<(), ()>(store, name) {
+            function.call(store).map_err(Error::Trap)?;
         }
     }
     Ok(())

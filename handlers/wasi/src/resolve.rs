@@ -72,7 +72,10 @@ pub fn open(
     mode: Mode,
 ) -> Result<(OwnedFd, Stat)> {
     relative(path)?;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags = flags | OFlags::CLOEXEC;
+    // openat2 refuses what would be ignored.
+    let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY };
+    let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
     let fd = if NO_OPENAT2.load(Ordering::Relaxed) {
         let (parent, name) = walk(dir, confinement, path, !flags.contains(OFlags::NOFOLLOW))?;
         openat(parent.get(dir), &name, flags | OFlags::NOFOLLOW, mode)?

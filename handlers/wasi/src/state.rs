@@ -1,6 +1,6 @@
 //! What a guest has beside its memory.
 
-use std::ffi::CStr;
+use std::{ffi::CStr, mem::ManuallyDrop};
 
 use crate::descriptors::Descriptors;
 
@@ -10,6 +10,7 @@ pub struct State {
     pub args: Vec<&'static CStr>,
     /// `NAME=value`, without what was meant for the runner.
     pub environment: Vec<&'static CStr>,
-    /// Its descriptors.
-    pub descriptors: Descriptors,
+    /// Its descriptors. Those that it leaves open are closed by the end of the process, not before: standard error
+    /// must be there to say why it ended.
+    pub descriptors: ManuallyDrop<Descriptors>,
 }

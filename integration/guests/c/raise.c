@@ -1,8 +1,8 @@
 /* expect: exit 143
  * A guest that raises SIGTERM ends as if it had been sent. */
-#include <wasi/api.h>
+__attribute__((import_module("wasi_snapshot_preview1"), import_name("proc_raise"))) int proc_raise(int);
 
 int main(void) {
-    __wasi_proc_raise(__WASI_SIGNAL_TERM);
+    proc_raise(15);
     return 1;
 }
