@@ -43,6 +43,8 @@ pub struct Descriptor {
     pub confinement: Confinement,
     /// Its name, if it was open from the start.
     pub preopen: Option<Preopen>,
+    /// Where the kernel stands after each entry of a directory that was listed: see `fd_readdir`.
+    pub positions: Vec<u64>,
 }
 
 /// What `fd_prestat_get` says.
@@ -90,7 +92,15 @@ impl Descriptor {
         }
         let inheriting = if kind == FileType::Directory { rights::ALL } else { 0 };
         let confinement = Confinement::Beneath;
-        Self { fd, filetype: file_type, rights: granted, inheriting, confinement, preopen: None }
+        Self {
+            fd,
+            filetype: file_type,
+            rights: granted,
+            inheriting,
+            confinement,
+            preopen: None,
+            positions: Vec::new(),
+        }
     }
 }
 
@@ -112,6 +122,12 @@ impl Descriptors {
     /// The descriptor, if the guest has it with all of these rights.
     pub fn entry(&self, fd: u32, needed: u64) -> Result<&Descriptor> {
         let found = self.get(fd)?;
+        if found.rights & needed == needed { Ok(found) } else { Err(Errno::NotCapable) }
+    }
+
+    /// [`Self::entry`], to change.
+    pub fn entry_mut(&mut self, fd: u32, needed: u64) -> Result<&mut Descriptor> {
+        let found = self.0.get_mut(fd as usize).and_then(Option::as_mut).ok_or(Errno::BadF)?;
         if found.rights & needed == needed { Ok(found) } else { Err(Errno::NotCapable) }
     }
 
@@ -165,7 +181,7 @@ impl Descriptors {
 
     /// Lowers the rights of a descriptor.
     pub fn limit(&mut self, fd: u32, base: u64, inheriting: u64) -> Result {
-        let found = self.0.get_mut(fd as usize).and_then(Option::as_mut).ok_or(Errno::BadF)?;
+        let found = self.entry_mut(fd, 0)?;
         if base & !found.rights != 0 || inheriting & !found.inheriting != 0 {
             return Err(Errno::NotCapable);
         }
