@@ -162,13 +162,12 @@ pub fn path_open(
             return Err(Errno::Inval);
         }
         open |= OFlags::DIRECTORY;
-    } else {
-        open |= match (base & rights::FD_READ != 0, base & rights::CHANGE != 0) {
-            (true, true) => OFlags::RDWR,
-            (false, true) => OFlags::WRONLY,
-            (_, false) => OFlags::RDONLY,
-        };
     }
+    open |= match (base & rights::FD_READ != 0, base & rights::FD_WRITE != 0) {
+        (true, true) => OFlags::RDWR,
+        (false, true) => OFlags::WRONLY,
+        (_, false) => OFlags::RDONLY,
+    };
     let dir = state.descriptors.directory(fd, needed)?;
     let (new, stat) =
         resolve::open(dir.fd.as_fd(), dir.confinement, &path, open, Mode::from_raw_mode(0o666))?;
