@@ -1,1 +1,321 @@
-//! config
+//! config.json: read, and checked for what cannot be done, before anything is made.
+//!
+//! Properties that the specification does not know are ignored, as it demands (spec.md, "Extensibility"); those that
+//! it knows and we do not do yet are refused by name, so that no container runs with less than it asked for.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use serde::de::DeserializeOwned;
+
+use crate::error::Os;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant says itself what happened")]
+pub enum Error {
+    #[error("{path}: {reason}")]
+    Read { path: PathBuf, reason: Os },
+    #[error("{path}: {field}: {reason}")]
+    Parse { path: PathBuf, field: String, reason: serde_json::Error },
+    #[error("config.json: {field}: {value}: {problem}")]
+    Wrong { field: &'static str, value: String, problem: &'static str },
+    #[error("config.json: {0} is missing")]
+    Missing(&'static str),
+    #[error("config.json: {0} is not supported yet")]
+    Unsupported(&'static str),
+}
+
+fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'static str) -> Error {
+    Error::Wrong { field, value: value.to_string(), problem }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Parse`] with the field that could not be understood.
+pub fn read(path: &Path) -> Result<Spec, Error> {
+    read_json(path)
+}
+
+/// Reads the `process` of an exec request, config.md's "process" as a file of its own.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_process(path: &Path) -> Result<Process, Error> {
+    let process = read_json(path)?;
+    check_process(&process)?;
+    Ok(process)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let bytes = fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
+    serde_path_to_error::deserialize(&mut json).map_err(|e| Error::Parse {
+        path: path.to_owned(),
+        field: e.path().to_string(),
+        reason: e.into_inner(),
+    })
+}
+
+/// Whether a namespace of this kind is asked for, new or joined.
+pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespace(spec, kind).is_some()
+}
+
+/// The entry for a namespace of this kind.
+pub fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&oci_spec::runtime::LinuxNamespace> {
+    spec.linux().as_ref()?.namespaces().as_ref()?.iter().find(|n| n.typ() == kind)
+}
+
+/// The program to run in the container; [`check`] made sure that it is there.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub fn process(spec: &Spec) -> Result<&Process, Error> {
+    spec.process().as_ref().ok_or(Error::Missing("process"))
+}
+
+/// Checks what the configuration says as a whole.
+///
+/// # Errors
+/// [`Error::Wrong`], [`Error::Missing`] or [`Error::Unsupported`], each naming the field.
+pub fn check(spec: &Spec) -> Result<(), Error> {
+    if !spec.version().starts_with("1.") {
+        return Err(wrong("ociVersion", spec.version(), "only versions 1.x of the specification are known"));
+    }
+    if spec.root().is_none() {
+        return Err(Error::Missing("root"));
+    }
+    check_process(process(spec)?)?;
+    let refused = [
+        (spec.windows().is_some(), "windows"),
+        (spec.solaris().is_some(), "solaris"),
+        (spec.vm().is_some(), "vm"),
+        (spec.zos().is_some(), "zos"),
+    ];
+    refuse(&refused)?;
+    if let Some(linux) = spec.linux() {
+        check_linux(linux)?;
+    }
+    check_hostname(spec)?;
+    check_user_namespace(spec)?;
+    check_sysctl(spec)
+}
+
+fn refuse(list: &[(bool, &'static str)]) -> Result<(), Error> {
+    match list.iter().find(|(given, _)| *given) {
+        Some((_, field)) => Err(Error::Unsupported(field)),
+        None => Ok(()),
+    }
+}
+
+fn check_process(process: &Process) -> Result<(), Error> {
+    let args = process.args().as_deref().unwrap_or_default();
+    if args.is_empty() {
+        return Err(Error::Missing("process.args"));
+    }
+    let env = process.env().as_deref().unwrap_or_default();
+    if args.iter().chain(env).any(|s| s.contains('\0')) {
+        return Err(wrong("process.args or process.env", "a string", "holds a NUL byte"));
+    }
+    if args[0].is_empty() {
+        return Err(wrong("process.args[0]", "\"\"", "names no program"));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(wrong("process.cwd", process.cwd().display(), "is not an absolute path"));
+    }
+    if let Some(score) = process.oom_score_adj()
+        && !(-1000..=1000).contains(score)
+    {
+        return Err(wrong("process.oomScoreAdj", score, "is not between -1000 and 1000"));
+    }
+    let mut seen = HashSet::new();
+    for limit in process.rlimits().iter().flatten() {
+        if !seen.insert(limit.typ().to_string()) {
+            return Err(wrong("process.rlimits", limit.typ(), "is given twice"));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(wrong("process.rlimits", limit.typ(), "has a soft limit above its hard limit"));
+        }
+    }
+    refuse(&[
+        (process.scheduler().is_some(), "process.scheduler"),
+        (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
+        (process.command_line().is_some(), "process.commandLine"),
+    ])
+}
+
+fn check_linux(linux: &Linux) -> Result<(), Error> {
+    let mut kinds = HashSet::new();
+    for namespace in linux.namespaces().iter().flatten() {
+        if !kinds.insert(namespace.typ()) {
+            return Err(wrong("linux.namespaces", namespace.typ(), "is given twice"));
+        }
+        // Engines write an empty path for a new namespace; oci-spec keeps it as a path.
+        if let Some(path) = namespace.path()
+            && !path.as_os_str().is_empty()
+            && !path.is_absolute()
+        {
+            return Err(wrong("linux.namespaces", path.display(), "is not an absolute path"));
+        }
+    }
+    let empty = |label: &Option<String>| label.as_deref().is_none_or(str::is_empty);
+    refuse(&[
+        (kinds.contains(&LinuxNamespaceType::Time), "a time namespace"),
+        (linux.time_offsets().is_some(), "linux.timeOffsets"),
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (linux.net_devices().is_some(), "linux.netDevices"),
+        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
+        (!empty(linux.mount_label()), "linux.mountLabel"),
+        (linux.personality().as_ref().is_some_and(|p| p.flags().is_some()), "linux.personality.flags"),
+    ])
+}
+
+fn check_hostname(spec: &Spec) -> Result<(), Error> {
+    let private = has_namespace(spec, LinuxNamespaceType::Uts);
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        if let Some(name) = name
+            && !name.is_empty()
+            && !private
+        {
+            return Err(wrong(field, name, "cannot be set without a private UTS namespace"));
+        }
+    }
+    Ok(())
+}
+
+fn check_user_namespace(spec: &Spec) -> Result<(), Error> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let mappings = [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())];
+    let new = namespace(spec, LinuxNamespaceType::User).map(joined_path);
+    for (field, list) in mappings {
+        let given = list.as_ref().is_some_and(|l| !l.is_empty());
+        match (given, new) {
+            (true, None) => return Err(wrong(field, "mappings", "need a user namespace")),
+            (false, Some(None)) => return Err(Error::Missing(field)),
+            _ => {}
+        }
+        if list.iter().flatten().any(|m| m.size() == 0) {
+            return Err(wrong(field, "size 0", "maps nothing"));
+        }
+    }
+    Ok(())
+}
+
+/// The path of a namespace to join; an empty one means a new namespace.
+pub fn joined_path(namespace: &oci_spec::runtime::LinuxNamespace) -> Option<&Path> {
+    namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Only what belongs to one of the container's own namespaces may be set: everything else would change the
+/// host. The list is that of namespaces(7) and of ipc_namespaces(7).
+fn check_sysctl(spec: &Spec) -> Result<(), Error> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+        "kernel.shmmni", "kernel.shm_rmid_forced",
+    ];
+    let Some(sysctl) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
+    for key in sysctl.keys() {
+        let name = key.replace('/', ".");
+        let problem = if name.contains("..") || name.starts_with('.') {
+            Some("is not the name of a sysctl")
+        } else if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+            (!has_namespace(spec, LinuxNamespaceType::Ipc)).then_some("is not in a separate IPC namespace")
+        } else if name.starts_with("net.") {
+            (!has_namespace(spec, LinuxNamespaceType::Network))
+                .then_some("is not in a separate network namespace")
+        } else if name == "kernel.domainname" {
+            (!has_namespace(spec, LinuxNamespaceType::Uts)).then_some("is not in a separate UTS namespace")
+        } else if name == "kernel.hostname" {
+            Some("is set by the field hostname")
+        } else if name.starts_with("user.") {
+            (!has_namespace(spec, LinuxNamespaceType::User)).then_some("is not in a separate user namespace")
+        } else {
+            Some("is not in a separate kernel namespace")
+        };
+        if let Some(problem) = problem {
+            return Err(Error::Wrong { field: "linux.sysctl", value: key.clone(), problem });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn base() -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "process": {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}]},
+        })
+    }
+
+    fn verdict(change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        let mut value = base();
+        change(&mut value);
+        let spec: Spec = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        check(&spec).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_plain_configuration_passes() {
+        assert_eq!(verdict(|_| {}), Ok(()));
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_their_field() {
+        let cases: [(&str, fn(&mut Value)); 8] = [
+            ("ociVersion: 2.0.0", |v| v["ociVersion"] = json!("2.0.0")),
+            ("process.args is missing", |v| v["process"]["args"] = json!([])),
+            ("process.cwd: tmp", |v| v["process"]["cwd"] = json!("tmp")),
+            ("process.oomScoreAdj: 2000", |v| v["process"]["oomScoreAdj"] = json!(2000)),
+            ("hostname: h", |v| v["hostname"] = json!("h")),
+            ("linux.sysctl: kernel.panic", |v| v["linux"]["sysctl"] = json!({"kernel.panic": "1"})),
+            ("linux.sysctl: kernel.shmmax", |v| v["linux"]["sysctl"] = json!({"kernel.shmmax": "1"})),
+            ("linux.uidMappings", |v| {
+                v["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+            }),
+        ];
+        for (text, change) in cases {
+            let error = verdict(change).expect_err(text);
+            assert!(error.contains(text), "{error:?} should name {text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_yet_is_refused_by_name() {
+        let cases: [(&str, fn(&mut Value)); 4] = [
+            ("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"})),
+            ("linux.timeOffsets", |v| v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
+            ("process.scheduler", |v| v["process"]["scheduler"] = json!({"policy": "SCHED_BATCH"})),
+            ("linux.mountLabel", |v| v["linux"]["mountLabel"] = json!("system_u:object_r:x")),
+        ];
+        for (field, change) in cases {
+            let error = verdict(change).expect_err(field);
+            assert_eq!(error, format!("config.json: {field} is not supported yet"));
+        }
+    }
+
+    #[test]
+    fn a_parse_error_names_file_and_field() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.json");
+        let mut value = base();
+        value["process"]["user"]["uid"] = json!("root");
+        fs::write(&path, value.to_string()).expect("written");
+        let error = read(&path).expect_err("uid is no number").to_string();
+        assert!(error.contains("config.json") && error.contains("process.user.uid"), "{error}");
+    }
+
+    #[test]
+    fn sysctls_of_own_namespaces_pass() {
+        assert_eq!(verdict(|v| v["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"})), Ok(()));
+    }
+}

@@ -71,7 +71,15 @@ macro_rules! from_module_errors {
         })*
     };
 }
-pub(crate) use from_module_errors;
+
+from_module_errors!(
+    crate::container::Error,
+    crate::config::Error,
+    crate::foreground::Error,
+    crate::init::Error,
+    crate::log::Error,
+    crate::program::Error,
+);
 
 #[cfg(test)]
 mod tests {

@@ -15,9 +15,11 @@ pub mod handler;
 pub mod hooks;
 pub mod init;
 pub mod log;
+pub mod passwd;
 pub mod program;
 pub mod rootfs;
 pub mod rootless;
+pub mod userns;
 pub mod wasm;
 
 pub use error::Error;

@@ -1,1 +1,152 @@
 //! This program's own file: where it lies, and keeping it out of a container's reach.
+//!
+//! A process that we turn into a container's stays our program until it execs, and a hostile image can make
+//! that exec lead back to us (an entrypoint or interpreter `/proc/self/exe`), then open our file through
+//! `/proc/PID/exe` and write to it (CVE-2019-5736). So the commands that enter a container first run
+//! themselves again from a read-only view of the file that has no path: a detached mount, or, for those who
+//! may not mount, a sealed copy in memory.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use rustix::fs::{MemfdFlags, SealFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::error::Os;
+
+/// Tells the second run where the first was found; a detached file has no path of its own.
+const DIRECTORY: &str = "_CORACLE_PROGRAM_DIR";
+
+/// Running from a protected view of our file failed.
+#[derive(Debug, thiserror::Error)]
+#[error("running {path} from a read-only view of it: {reason}")]
+pub struct Error {
+    path: PathBuf,
+    reason: Os,
+}
+
+/// The directory this program was started from, where its handlers may lie too.
+pub fn directory() -> Option<PathBuf> {
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        return Some(directory.into());
+    }
+    Some(std::env::current_exe().ok()?.parent()?.to_owned())
+}
+
+/// Makes sure that what runs is a view of our file that nobody can write through: returns when it is, and
+/// runs this program again, with the same arguments, when it is not.
+///
+/// # Errors
+/// [`Error`] when neither a detached mount nor a copy can be had or run.
+pub fn protect() -> Result<(), Error> {
+    let path = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let error = |reason: Os| Error { path: path.clone(), reason };
+    let exe = File::open("/proc/self/exe").map_err(|e| error(e.into()))?;
+    if is_protected(exe.as_fd()).map_err(|e| error(e.into()))? {
+        return Ok(());
+    }
+    let view = match read_only_view(&path) {
+        Ok(view) => view,
+        // Mounting is refused outside a user namespace of one's own, and before Linux 5.12.
+        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => sealed_copy(exe).map_err(|e| error(e.into()))?,
+        Err(errno) => return Err(error(errno.into())),
+    };
+    Err(error(execute(view.as_fd()).into()))
+}
+
+fn is_protected(exe: BorrowedFd<'_>) -> io::Result<bool> {
+    if rustix::fs::fstatvfs(exe)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    Ok(rustix::fs::fcntl_get_seals(exe).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
+}
+
+/// A detached, read-only mount of one file. It keeps nothing but that file reachable, and nothing can be
+/// opened for writing through it, not even through /proc/PID/exe.
+///
+/// # Errors
+/// Those of open_tree(2) and mount_setattr(2).
+pub fn read_only_view(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+    let view = open_tree(
+        rustix::fs::CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    make_read_only(view.as_fd())?;
+    Ok(view)
+}
+
+/// mount_setattr(2), which rustix does not have.
+fn make_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: mount_attr is plain integers, for which zero means "change nothing".
+    let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attributes.attr_set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV;
+    // SAFETY: the descriptor and the structure outlive the call, which is told the structure's size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)) }
+}
+
+/// A copy of an open file in memory that can never change again.
+///
+/// # Errors
+/// Those of memfd_create(2), of reading the file and of filling the copy.
+pub fn sealed_copy(mut file: File) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = rustix::fs::memfd_create(c"coracle", flags)?;
+    let mut copy = File::from(copy);
+    io::copy(&mut file, &mut copy)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    // A descriptor open for writing would make execveat fail with ETXTBSY.
+    Ok(File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))?.into())
+}
+
+/// Runs our own file again; returns only when that fails.
+fn execute(view: BorrowedFd<'_>) -> io::Error {
+    let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let arguments = std::env::args_os().map(OsStringExt::into_vec).collect();
+    let directory = directory().unwrap_or_default();
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| name != OsStr::new(DIRECTORY))
+        .chain([(DIRECTORY.into(), directory.into_os_string())])
+        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+        .collect();
+    match (strings(arguments), strings(environment)) {
+        (Ok(arguments), Ok(environment)) => execveat(view, &arguments, &environment),
+        _ => io::ErrorKind::InvalidInput.into(),
+    }
+}
+
+/// execveat(2) of an open program; returns only when that fails.
+pub fn execveat(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null pointer, and their strings live until the call returns or never does.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}

@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::error::Os;
 
-pub use create::{Create, create};
-pub use exec::{Exec, exec};
+pub use create::{Attended, Create, Created, create};
+pub use exec::{Exec, Executed, exec};
+pub use lifecycle::remove_leftovers;
 pub use process::Process;
 pub use status::Status;
 

@@ -1,1 +1,251 @@
-//! init
+//! Everything that runs inside the container's namespaces, in execution order.
+//!
+//! [`container`] is what `create` and `run` clone, [`join`] what `exec` clones. Both set the scene and end in
+//! [`process::become_program`], where privileges are dropped and the program takes over. Until then they
+//! talk to their parent over [`sync`]; whatever goes wrong is sent there as one line.
+
+pub mod entrypoint;
+pub mod identity;
+pub mod namespaces;
+pub mod process;
+mod scene;
+pub mod sync;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use crate::container::{State, Status};
+use crate::error::Os;
+use crate::handler::Choice;
+use crate::{config, console, hooks, rootfs};
+use namespaces::Namespaces;
+use sync::{Message, Socket};
+
+/// What can go wrong on the way into a container.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant says itself what happened")]
+pub enum Error {
+    #[error("cloning the container's process: {0}")]
+    Clone(Os),
+    #[error("joining the {kind} namespace {path}: {reason}")]
+    Namespace { kind: LinuxNamespaceType, path: PathBuf, reason: Os },
+    #[error("talking to the container's process: {0}")]
+    Sync(Os),
+    #[error("an unexpected message between the runtime and the container's process")]
+    Unexpected,
+    #[error("the runtime has ended")]
+    ParentGone,
+    #[error("the container's process ended before it was set up{0}")]
+    ChildGone(String),
+    /// What the process inside reported; it has its words already.
+    #[error("{0}")]
+    Reported(String),
+    #[error("{step}: {reason}")]
+    Step { step: &'static str, reason: Os },
+    #[error("{call} {id}: {reason}")]
+    Id { call: &'static str, id: u32, reason: Os },
+    #[error("unable to apply caps: {0}")]
+    Capabilities(Os),
+    #[error("writing {value:?} to {path}: {reason}")]
+    Write { path: PathBuf, value: String, reason: Os },
+    #[error("error setting rlimit {limit}: {reason}")]
+    Rlimit { limit: String, reason: Os },
+    #[error("exec: {name:?}: executable file not found in $PATH")]
+    NotFound { name: String },
+    #[error("exec: {name:?}: stat {name}: {reason}")]
+    StatProgram { name: String, reason: Os },
+    #[error("exec: {name:?}: {reason}")]
+    NotExecutable { name: String, reason: Os },
+    #[error("exec {path}: {reason}")]
+    Exec { path: String, reason: Os },
+    #[error("chdir to cwd ({cwd:?}) set in config.json failed: {reason}")]
+    Cwd { cwd: PathBuf, reason: Os },
+    #[error("current working directory is outside of container mount namespace root -- possible container breakout attempt")]
+    CwdOutside,
+    #[error("{0} is set, but this host has it disabled")]
+    NoLabels(&'static str),
+    #[error("mapping ids: {0}")]
+    IdMap(String),
+    #[error(transparent)]
+    AppArmor(#[from] libcontainer::apparmor::AppArmorError),
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    #[error(transparent)]
+    Console(#[from] console::Error),
+    #[error(transparent)]
+    Hook(#[from] hooks::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Seccomp(#[from] coracle_seccomp::Error),
+}
+
+impl Error {
+    fn step(step: &'static str, reason: impl Into<Os>) -> Self {
+        Self::Step { step, reason: reason.into() }
+    }
+
+    fn id(call: &'static str, id: u32, reason: impl Into<Os>) -> Self {
+        Self::Id { call, id, reason: reason.into() }
+    }
+}
+
+/// How the terminal's master reaches whoever serves it.
+#[derive(Debug)]
+pub enum Terminal {
+    /// Over `--console-socket`, to the engine.
+    Engine(OwnedFd),
+    /// Over [`sync`], to the parent, which stays in the foreground.
+    Parent,
+}
+
+/// What every process that enters a container needs, be it the first or one of `exec`.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// `process` of the configuration or of the exec request.
+    pub process: &'a Process,
+    /// What becomes of the terminal, when `process.terminal` is set.
+    pub terminal: Option<Terminal>,
+    /// The compiled seccomp profile.
+    pub seccomp: Option<coracle_seccomp::Filter>,
+    /// Who may run the program.
+    pub handler: Choice,
+    /// The value of the annotation [`crate::handler::DIRECTORIES`].
+    pub wasm_directories: Option<String>,
+    /// How many descriptors from 3 on belong to the program.
+    pub preserve_fds: u32,
+    /// How many of those are sockets for it (sd_listen_fds(3)).
+    pub listen_fds: u32,
+    /// The signal mask to go back to before the program runs.
+    pub signals: Option<crate::foreground::SavedMask>,
+}
+
+/// What the first process of a container needs besides.
+#[derive(Debug)]
+pub struct Container<'a> {
+    /// The configuration.
+    pub spec: &'a Spec,
+    /// The state, for hooks.
+    pub state: &'a State,
+    /// The namespaces to enter.
+    pub namespaces: &'a Namespaces,
+    /// Where the container's cgroup lies in every hierarchy.
+    pub cgroup_mounts: &'a [(PathBuf, String)],
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// What `start` opens. Without it, the parent itself says when to go on.
+    pub fifo: Option<OwnedFd>,
+}
+
+/// The life of a container's first process up to its program. Returns only when something failed.
+///
+/// # Errors
+/// [`Error`], for the parent.
+pub fn container(
+    container: &Container<'_>,
+    program: Program<'_>,
+    sources: rootfs::Sources,
+    socket: Socket,
+) -> Result<std::convert::Infallible, Error> {
+    let Container { spec, state, .. } = container;
+    // Nothing that the engine left open may reach the program, beyond what it asked for.
+    scene::close_on_exec(program.preserve_fds)?;
+    // Ids are mapped and the cgroup is joined by the parent.
+    socket.await_continue()?;
+    if container.namespaces.change_user() {
+        namespaces::become_root()?;
+    }
+    container.namespaces.enter()?;
+    rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
+    if !container.no_new_keyring {
+        scene::new_session_keyring(&state.id)?;
+    }
+    if container.namespaces.makes(LinuxNamespaceType::Network) {
+        scene::raise_loopback()?;
+    }
+    scene::set_names(spec)?;
+    // Through the host's /proc, which a container's own mount over /proc cannot redirect.
+    scene::set_sysctls(spec)?;
+
+    // The root file system, up to the moment it becomes the root.
+    let context = rootfs::Context {
+        spec,
+        rootfs: &state.rootfs,
+        bundle: &state.bundle,
+        user_namespace: container.namespaces.change_user(),
+        new_mount_ns: config::has_namespace(spec, LinuxNamespaceType::Mount),
+        cgroup_mounts: container.cgroup_mounts,
+        cgroup_ns: config::has_namespace(spec, LinuxNamespaceType::Cgroup),
+        no_pivot: container.no_pivot,
+    };
+    let prepared = rootfs::prepare(&context, sources)?;
+    run_hooks_before_pivot(spec, state, &socket)?;
+    rootfs::enter(&context, &prepared)?;
+
+    // Inside.
+    scene::make_cwd(program.process.cwd())?;
+    if let Some(terminal) = &program.terminal {
+        scene::open_terminal(program.process, terminal, true, &socket)?;
+    }
+    rootfs::finish(&context)?;
+    let startup = process::Startup { fifo: container.fifo.as_ref().map(AsFd::as_fd), container: Some(container) };
+    process::become_program(program, &startup, socket)
+}
+
+/// `prestart` and `createRuntime` run in the runtime's namespaces, so the parent runs them; `createContainer` runs here
+/// (config.md, "POSIX-platform Hooks").
+fn run_hooks_before_pivot(spec: &Spec, state: &State, socket: &Socket) -> Result<(), Error> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated, reason = "docker still sets up its network in prestart")]
+    let outside = [hooks.prestart(), hooks.create_runtime()];
+    if outside.iter().any(|list| list.as_ref().is_some_and(|l| !l.is_empty())) {
+        socket.send(&Message::RunHooks)?;
+        socket.await_continue()?;
+    }
+    let pid = scene::own_pid();
+    Ok(hooks::run("createContainer", hooks.create_container().as_ref(), state, Status::Creating, Some(pid))?)
+}
+
+/// The life of an `exec`ed process up to its program. `enter` joins the container's namespaces, as far as the clone did
+/// not. Returns only when something failed.
+///
+/// # Errors
+/// [`Error`], for the parent.
+pub fn join(
+    program: Program<'_>,
+    enter: impl FnOnce() -> Result<(), Error>,
+    socket: Socket,
+) -> Result<std::convert::Infallible, Error> {
+    scene::close_on_exec(program.preserve_fds)?;
+    socket.await_continue()?;
+    enter()?;
+    rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
+    if let Some(terminal) = &program.terminal {
+        scene::open_terminal(program.process, terminal, false, &socket)?;
+    }
+    process::become_program(program, &process::Startup { fifo: None, container: None }, socket)
+}
+
+/// Reports to the parent and ends this process; what cannot be reported is printed.
+pub fn fail(error: &Error, socket: Option<&Socket>) -> ! {
+    let message = Message::Failed(error.to_string());
+    if socket.is_none_or(|socket| socket.send(&message).is_err()) {
+        eprintln!("{error}");
+    }
+    // SAFETY: ends this process without running what the parent registered to run at its own end.
+    unsafe { libc::_exit(1) }
+}
+
+/// Changes to the root and directory of another process, for containers without a mount namespace of their own.
+///
+/// # Errors
+/// [`Error::Step`].
+pub fn chroot(root: &OwnedFd) -> Result<(), Error> {
+    rustix::process::fchdir(root)
+        .and_then(|()| rustix::process::chroot(Path::new(".")))
+        .map_err(|e| Error::step("chroot into the container's root", e))
+}

@@ -1,0 +1,190 @@
+//! `exec`: another program in a running container.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
+
+use crate::cli::Global;
+use crate::container::{self, Container, Exec};
+use crate::{Error, config, foreground, program};
+
+/// Arguments of `exec`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File with a `process` object (config.md); instead of arguments
+    #[arg(short, long, value_name = "FILE")]
+    process: Option<PathBuf>,
+    /// Return when the program runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// File that receives the pid of the program
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Unix socket that receives the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Pass this many descriptors, from 3 on, to the program
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+    /// Add to the environment
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Run as this user
+    #[arg(short, long, value_name = "UID[:GID]")]
+    user: Option<String>,
+    /// Add to the supplementary groups
+    #[arg(short = 'g', long, value_name = "GID")]
+    additional_gids: Vec<u32>,
+    /// Add to all capability sets
+    #[arg(short, long, value_name = "CAP")]
+    cap: Vec<String>,
+    /// SELinux label of the program
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// AppArmor profile of the program
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// Forbid the program to gain privileges
+    #[arg(long)]
+    no_new_privs: bool,
+    /// Run it in a paused container; it stands still until `resume`
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Id of the container
+    id: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Runs the program; in the foreground the exit code is its own.
+///
+/// # Errors
+/// Those of [`container::exec`].
+pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
+    program::protect()?;
+    let container = Container::load(&global.root, &args.id)?;
+    let process = match &args.process {
+        Some(path) => with_flags(config::read_process(path)?, args)?,
+        None => process_of(&container, args)?,
+    };
+    let foreground = !args.detach;
+    let signals = if foreground { Some(foreground::block_signals()?) } else { None };
+    let request = Exec {
+        process: &process,
+        pid_file: args.pid_file.as_deref(),
+        console_socket: args.console_socket.as_deref(),
+        foreground,
+        preserve_fds: args.preserve_fds,
+        ignore_paused: args.ignore_paused,
+        signals,
+    };
+    let executed = container::exec(&container, request, global)
+        .map_err(|e| Error::new(format_args!("exec failed: unable to start container process: {e}")))?;
+    if args.detach {
+        return Ok(0);
+    }
+    Ok(foreground::wait(executed.pid, executed.pidfd, executed.terminal)?)
+}
+
+/// The container's own `process`, with the arguments of this command line.
+fn process_of(container: &Container, args: &Args) -> Result<Process, Error> {
+    if args.command.is_empty() {
+        return Err(Error::new("exec: give a program to run, or --process FILE"));
+    }
+    let spec = container.spec()?;
+    let mut process = config::process(&spec)?.clone();
+    process.set_args(Some(args.command.clone()));
+    process.set_terminal(Some(args.tty));
+    process.set_console_size(None);
+    with_flags(process, args)
+}
+
+fn with_flags(mut process: Process, args: &Args) -> Result<Process, Error> {
+    if args.tty {
+        process.set_terminal(Some(true));
+    }
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    if !args.env.is_empty() {
+        let mut env = process.env().clone().unwrap_or_default();
+        for entry in &args.env {
+            let Some((name, _)) = entry.split_once('=') else {
+                return Err(Error::new(format_args!("--env {entry}: not NAME=VALUE")));
+            };
+            env.retain(|e| e.split('=').next() != Some(name));
+            env.push(entry.clone());
+        }
+        process.set_env(Some(env));
+    }
+    if args.user.is_some() || !args.additional_gids.is_empty() {
+        process.set_user(user(process.user(), args)?);
+    }
+    if !args.cap.is_empty() {
+        add_capabilities(&mut process, &args.cap)?;
+    }
+    if args.process_label.is_some() {
+        process.set_selinux_label(args.process_label.clone());
+    }
+    if args.apparmor.is_some() {
+        process.set_apparmor_profile(args.apparmor.clone());
+    }
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    Ok(process)
+}
+
+fn user(current: &User, args: &Args) -> Result<User, Error> {
+    let mut user = current.clone();
+    if let Some(text) = &args.user {
+        let wrong = || Error::new(format_args!("--user {text}: not UID or UID:GID in numbers"));
+        let (uid, gid) = text.split_once(':').map_or((text.as_str(), None), |(uid, gid)| (uid, Some(gid)));
+        user.set_uid(uid.parse().map_err(|_| wrong())?);
+        if let Some(gid) = gid {
+            user.set_gid(gid.parse().map_err(|_| wrong())?);
+        }
+    }
+    if !args.additional_gids.is_empty() {
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.extend(&args.additional_gids);
+        user.set_additional_gids(Some(groups));
+    }
+    Ok(user)
+}
+
+/// As runc: into every set, ambient included when the container uses it.
+fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error> {
+    let mut capabilities = process.capabilities().clone().unwrap_or_else(|| {
+        let mut none = LinuxCapabilities::default();
+        none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        none
+    });
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        let capability: Capability = serde_json::from_value(serde_json::Value::String(full))
+            .map_err(|_| Error::new(format_args!("--cap {name}: unknown capability")))?;
+        let with = |set: &Option<std::collections::HashSet<Capability>>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(capability);
+            Some(set)
+        };
+        let (bounding, effective, permitted) =
+            (with(capabilities.bounding()), with(capabilities.effective()), with(capabilities.permitted()));
+        capabilities.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        if capabilities.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
+            let (inheritable, ambient) = (with(capabilities.inheritable()), with(capabilities.ambient()));
+            capabilities.set_inheritable(inheritable).set_ambient(ambient);
+        }
+    }
+    process.set_capabilities(Some(capabilities));
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! The parent's side of making a container, from config.json to a process that waits to be started.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process as SpecProcess, Spec};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{Pid, WaitOptions};
+
+use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of};
+use crate::cgroup::{self, Cgroup};
+use crate::cli::Global;
+use crate::error::Os;
+use crate::foreground::SavedMask;
+use crate::handler::{self, Choice};
+use crate::init::namespaces::{Cloned, Namespaces};
+use crate::init::sync::{self, Message, Socket};
+use crate::init::{self, Program, Terminal};
+use crate::{config, console, hooks, passwd, rootfs, userns, wasm};
+
+/// What `create` and `run` are asked for.
+#[derive(Debug)]
+pub struct Create<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// Directory of the bundle.
+    pub bundle: &'a Path,
+    /// Where the pid goes, in decimal and without a newline.
+    pub pid_file: Option<&'a Path>,
+    /// The engine's socket for the terminal's master.
+    pub console_socket: Option<&'a Path>,
+    /// Move the root file system over `/` instead of pivot_root.
+    pub no_pivot: bool,
+    /// Stay in the engine's session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that go to the program.
+    pub preserve_fds: u32,
+    /// `run`: the caller says when the program runs, by the socket that comes back, and not `start`.
+    pub attended: Option<Attended>,
+}
+
+/// What `run` adds.
+#[derive(Debug)]
+pub struct Attended {
+    /// Whether `run` stays, and serves the terminal.
+    pub foreground: bool,
+    /// The signal mask before `run` blocked what it forwards.
+    pub signals: Option<SavedMask>,
+}
+
+/// A container that is set up.
+#[derive(Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Container,
+    /// Its configuration.
+    pub spec: Spec,
+    /// Its first process.
+    pub pid: i32,
+    /// The same, as a descriptor.
+    pub pidfd: OwnedFd,
+    /// The connection on which an attended process waits for leave to run.
+    pub socket: Socket,
+    /// The terminal's master, when we are to serve it.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// What is undone when `create` does not get to its end.
+#[derive(Debug, Default)]
+struct Undo {
+    directory: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
+    pid: Option<i32>,
+    pid_file: Option<PathBuf>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // There is an error already, and it is the one to report.
+        if let Some(pid) = self.pid.and_then(Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.remove();
+        }
+        if let Some(path) = &self.pid_file {
+            let _ = fs::remove_file(path);
+        }
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+impl Undo {
+    fn keep(mut self) {
+        std::mem::take(&mut self.directory);
+        std::mem::take(&mut self.cgroup);
+        std::mem::take(&mut self.pid);
+        std::mem::take(&mut self.pid_file);
+    }
+}
+
+/// Makes a container, up to the moment before its program runs. On an error, nothing of it is left.
+///
+/// # Errors
+/// Everything that can be wrong with a configuration, a host or a program: see [`Error`].
+pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
+    let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
+    let bundle = fs::canonicalize(request.bundle).map_err(|e| io_error(request.bundle, e))?;
+    let config_path = bundle.join(CONFIG_FILE);
+    let spec = config::read(&config_path)?;
+    config::check(&spec)?;
+    rootfs::check(&spec)?;
+    let process = config::process(&spec)?;
+    let rootfs = find_rootfs(&spec, &bundle)?;
+    let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
+    let namespaces = Namespaces::open(&spec)?;
+    let terminal = plan_terminal(process, request.console_socket, request.attended.as_ref())?;
+    let seccomp = compile_seccomp(&spec, global)?;
+
+    // From here on there are things to undo.
+    let mut undo = Undo::default();
+    let directory = make_directory(global, request.id)?;
+    undo.directory = Some(directory.clone());
+    let copy = directory.join(CONFIG_FILE);
+    fs::copy(&config_path, &copy).map_err(|e| io_error(&copy, e))?;
+    let cgroup = make_cgroup(&spec, request.id, global)?;
+    undo.cgroup.clone_from(&cgroup);
+    let mut container = Container {
+        directory,
+        state: State {
+            oci_version: spec.version().clone(),
+            id: request.id.to_owned(),
+            init: None,
+            rootfs,
+            created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+            owner: passwd::name(rustix::process::getuid().as_raw()).unwrap_or_default(),
+            annotations: spec.annotations().clone().unwrap_or_default(),
+            bundle,
+            cgroup,
+        },
+    };
+    container.save()?;
+    let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
+    let sources = rootfs::Sources::open(&spec, &container.state.bundle, namespaces.change_user())?;
+
+    // The container's process.
+    let (ours, theirs) = sync::pair()?;
+    let cgroup_fd = container.state.cgroup.as_ref().and_then(Cgroup::into_fd);
+    let (pid, pidfd) = match namespaces.clone_into(cgroup_fd.as_ref().map(AsFd::as_fd), &ours, &theirs)? {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            // Nothing of the container is ours to undo in here.
+            undo.keep();
+            drop(ours);
+            let cgroup_mounts = container.state.cgroup.as_ref().map(Cgroup::mounts).unwrap_or_default();
+            let inside = init::Container {
+                spec: &spec,
+                state: &container.state,
+                namespaces: &namespaces,
+                cgroup_mounts: &cgroup_mounts,
+                no_pivot: request.no_pivot,
+                no_new_keyring: request.no_new_keyring,
+                fifo,
+            };
+            let program = Program {
+                process,
+                terminal,
+                seccomp,
+                handler: choice,
+                wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
+                preserve_fds,
+                listen_fds,
+                signals: request.attended.and_then(|a| a.signals),
+            };
+            let reporter = theirs.try_clone().ok();
+            match init::container(&inside, program, sources, theirs) {
+                Err(error) => init::fail(&error, reporter.as_ref()),
+            }
+        }
+    };
+    undo.pid = Some(pid);
+    drop((theirs, fifo, sources));
+    if namespaces.change_user() && namespaces.makes(oci_spec::runtime::LinuxNamespaceType::User) {
+        userns::map_ids(pid, &spec)?;
+    }
+    if let Some(cgroup) = &container.state.cgroup {
+        cgroup.add(pid)?;
+    }
+    set_oom_score(pid, process, global.rootless)?;
+    ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
+    let mut served = Served::new(choice);
+    while !served.next(&ours, || run_runtime_hooks(&spec, &container.state, pid))? {}
+    set_rlimits(pid, process)?;
+
+    container.state.init = Process::find(pid);
+    container.save()?;
+    if let Some(path) = request.pid_file {
+        write_pid_file(path, pid)?;
+        undo.pid_file = Some(path.to_owned());
+    }
+    undo.keep();
+    Ok(Created { container, pid, pidfd, socket: ours, terminal: served.terminal, spec })
+}
+
+/// The parent's half of the conversation, until the process is ready.
+#[derive(Debug)]
+pub(super) struct Served {
+    choice: Choice,
+    /// The terminal's master, once it came.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+impl Served {
+    pub(super) fn new(choice: Choice) -> Self {
+        Self { choice, terminal: None }
+    }
+
+    /// Answers one message; true when the process is ready.
+    ///
+    /// # Errors
+    /// What the process reported, or what answering it failed with.
+    pub(super) fn next(&mut self, socket: &Socket, hooks: impl Fn() -> Result<(), Error>) -> Result<bool, Error> {
+        match socket.receive()? {
+            Some(Message::Ready) => return Ok(true),
+            Some(Message::RunHooks) => {
+                hooks()?;
+                socket.send(&Message::Continue)?;
+            }
+            Some(Message::Terminal(master)) => self.terminal = Some(master),
+            Some(Message::Module(name, file)) => {
+                let answer = prepare_module(&name, &file, self.choice)?;
+                socket.send(&answer)?;
+            }
+            Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
+            Some(_) => return Err(init::Error::Unexpected.into()),
+            None => return Err(init::Error::ChildGone(String::new()).into()),
+        }
+        Ok(false)
+    }
+}
+
+/// A message could not be sent because the process is gone; it may have said why.
+fn child_gone(socket: &Socket, error: init::Error) -> Error {
+    match socket.receive() {
+        Ok(Some(Message::Failed(text))) => init::Error::Reported(text).into(),
+        _ => error.into(),
+    }
+}
+
+/// The handler and artifact for what is, or was said to be, a module.
+fn prepare_module(name: &str, file: &OwnedFd, choice: Choice) -> Result<Message, Error> {
+    use std::io::IsTerminal;
+    let kind = wasm::sniff(file.as_fd()).map_err(|e| io_error(Path::new(name), e))?;
+    if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
+        return Ok(Message::Native);
+    }
+    let progress = io::stderr().is_terminal();
+    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress)?;
+    Ok(Message::Handler(program, artifact))
+}
+
+fn io_error(path: &Path, reason: io::Error) -> Error {
+    Error::Io { path: path.to_owned(), reason: reason.into() }
+}
+
+/// Descriptors for the program: those of `--preserve-fds`, and sockets after sd_listen_fds(3). Returns the number of
+/// sockets, and of all.
+fn passed_descriptors(preserve_fds: u32) -> Result<(u32, u32), Error> {
+    let listen_fds = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let all = preserve_fds.saturating_add(listen_fds);
+    for number in 3..3u32.saturating_add(all) {
+        // SAFETY: reads a flag of a descriptor, or fails because there is none.
+        let flags = unsafe { libc::fcntl(number.cast_signed(), libc::F_GETFD) };
+        if flags < 0 {
+            let path = PathBuf::from(format!("--preserve-fds {preserve_fds}: descriptor {number}"));
+            return Err(Error::Io { path, reason: Os::last() });
+        }
+    }
+    Ok((listen_fds, all))
+}
+
+fn called_name() -> PathBuf {
+    std::env::args_os().next().unwrap_or_default().into()
+}
+
+fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
+    let root = spec.root().as_ref().ok_or(config::Error::Missing("root"))?;
+    let path = bundle.join(root.path());
+    let path = fs::canonicalize(&path).map_err(|e| Error::Io {
+        path: PathBuf::from(format!("config.json: root.path: {}", path.display())),
+        reason: e.into(),
+    })?;
+    if !path.is_dir() {
+        return Err(Error::Io { path, reason: io::Error::from_raw_os_error(libc::ENOTDIR).into() });
+    }
+    Ok(path)
+}
+
+/// Checks terminal and console socket against each other, in runc's words.
+fn plan_terminal(
+    process: &SpecProcess,
+    socket: Option<&Path>,
+    attended: Option<&Attended>,
+) -> Result<Option<Terminal>, Error> {
+    let foreground = attended.is_some_and(|a| a.foreground);
+    super::exec::plan_terminal(process.terminal().unwrap_or(false), socket, foreground)
+}
+
+/// The seccomp profile as the kernel takes it. Made before the clone: compiling may take a while and open files.
+///
+/// # Errors
+/// [`Error::Seccomp`].
+pub(super) fn compile_seccomp(spec: &Spec, global: &Global) -> Result<Option<coracle_seccomp::Filter>, Error> {
+    let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(None) };
+    // Beside the containers: a cache that the same user owns, and that a reboot empties.
+    let cache = global.root.join(".seccomp");
+    Ok(Some(coracle_seccomp::Filter::cached(profile, &cache)?))
+}
+
+fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
+    let directory = directory_of(&global.root, id)?;
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    match builder.create(&directory) {
+        Ok(()) => return Ok(directory),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(io_error(&directory, e)),
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&global.root).map_err(|e| io_error(&global.root, e))?;
+    match builder.create(&directory) {
+        Ok(()) => Ok(directory),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists),
+        Err(e) => Err(io_error(&directory, e)),
+    }
+}
+
+fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
+    if global.cgroup_manager == cgroup::Manager::Disabled {
+        return Ok(None);
+    }
+    Ok(Some(Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?))
+}
+
+/// The fifo that init waits on. Open for both directions, so that neither its open nor that of `start` waits.
+fn make_fifo(path: &Path) -> Result<OwnedFd, Error> {
+    let error = |e: rustix::io::Errno| Error::Io { path: path.to_owned(), reason: e.into() };
+    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(error)?;
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(error)
+}
+
+/// Written from outside: in a user namespace, the process itself could not lower it.
+pub(super) fn set_oom_score(pid: i32, process: &SpecProcess, rootless: bool) -> Result<(), Error> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    let value = score.to_string();
+    match fs::write(&path, &value) {
+        Ok(()) => Ok(()),
+        // An ordinary user may only raise it, and podman passes down what its own process has.
+        Err(e) if rootless && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) => Err(init::Error::Write { path, value, reason: e.into() }.into()),
+    }
+}
+
+/// Set from outside and last: hard limits can only be raised with the host's CAP_SYS_RESOURCE, and setting
+/// up a container must not run into them.
+pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> {
+    use oci_spec::runtime::PosixRlimitType as Type;
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            Type::RlimitCpu => libc::RLIMIT_CPU,
+            Type::RlimitFsize => libc::RLIMIT_FSIZE,
+            Type::RlimitData => libc::RLIMIT_DATA,
+            Type::RlimitStack => libc::RLIMIT_STACK,
+            Type::RlimitCore => libc::RLIMIT_CORE,
+            Type::RlimitRss => libc::RLIMIT_RSS,
+            Type::RlimitNproc => libc::RLIMIT_NPROC,
+            Type::RlimitNofile => libc::RLIMIT_NOFILE,
+            Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+            Type::RlimitAs => libc::RLIMIT_AS,
+            Type::RlimitLocks => libc::RLIMIT_LOCKS,
+            Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+            Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+            Type::RlimitNice => libc::RLIMIT_NICE,
+            Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
+            Type::RlimitRttime => libc::RLIMIT_RTTIME,
+        };
+        let value = libc::rlimit { rlim_cur: limit.soft(), rlim_max: limit.hard() };
+        // SAFETY: reads one structure, which outlives the call.
+        let result = unsafe { libc::prlimit(pid, resource, &raw const value, std::ptr::null_mut()) };
+        if result != 0 {
+            return Err(init::Error::Rlimit { limit: limit.typ().to_string(), reason: Os::last() }.into());
+        }
+    }
+    Ok(())
+}
+
+fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated, reason = "docker still sets up its network in prestart")]
+    let prestart = hooks.prestart();
+    hooks::run("prestart", prestart.as_ref(), state, Status::Creating, Some(pid))?;
+    hooks::run("createRuntime", hooks.create_runtime().as_ref(), state, Status::Creating, Some(pid))?;
+    Ok(())
+}
+
+/// Writes a pid in decimal, without a newline: containerd takes the file's whole content for the number. By
+/// rename, so that nobody reads half of it.
+///
+/// # Errors
+/// [`Error::PidFile`].
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
+    let error = |e: io::Error| Error::PidFile { path: path.to_owned(), reason: e.into() };
+    let name = path.file_name().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let temporary = path.with_file_name(hidden);
+    fs::write(&temporary, pid.to_string()).map_err(error)?;
+    fs::rename(&temporary, path).map_err(error)
+}
+

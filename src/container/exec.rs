@@ -1,0 +1,204 @@
+//! The parent's side of running another program in a container.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::create::{Served, compile_seccomp, set_oom_score, set_rlimits, write_pid_file};
+use super::{Container, Error, Status};
+use crate::cgroup::Cgroup;
+use crate::cli::Global;
+use crate::foreground::SavedMask;
+use crate::handler;
+use crate::init::namespaces::{self, Cloned, clone_flag, clone3};
+use crate::init::sync::{self, Message};
+use crate::init::{self, Program, Terminal};
+use crate::{config, console};
+
+/// What `exec` is asked for.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The program.
+    pub process: &'a SpecProcess,
+    /// Where the pid goes.
+    pub pid_file: Option<&'a Path>,
+    /// The engine's socket for the terminal's master.
+    pub console_socket: Option<&'a Path>,
+    /// Whether we stay until the program ends.
+    pub foreground: bool,
+    /// Descriptors from 3 on that go to the program.
+    pub preserve_fds: u32,
+    /// Run it in a paused container, where it will stand still too.
+    pub ignore_paused: bool,
+    /// The signal mask before `exec` blocked what it forwards.
+    pub signals: Option<SavedMask>,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its process.
+    pub pid: i32,
+    /// The same, as a descriptor.
+    pub pidfd: OwnedFd,
+    /// The terminal's master, when we are to serve it.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Kills the process unless it is let go.
+struct Child(Option<i32>);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.and_then(Pid::from_raw) {
+            // There is an error already, and it is the one to report.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
+}
+
+/// Runs a program in a container, and returns when it runs.
+///
+/// # Errors
+/// [`Error`]; whatever went wrong, no process is left.
+pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result<Executed, Error> {
+    match container.status()? {
+        Status::Created | Status::Running => {}
+        Status::Paused if request.ignore_paused => {}
+        Status::Paused => return Err(Error::ExecPaused),
+        Status::Creating | Status::Stopped => return Err(Error::ExecStopped),
+    }
+    let init = container.state.init.ok_or(Error::ExecStopped)?;
+    let spec = container.spec()?;
+    let process = request.process;
+    let target = init.open().ok_or(Error::ExecStopped)?;
+    let root = root_of(&spec, init.pid)?;
+    let terminal =
+        plan_terminal(process.terminal().unwrap_or(false), request.console_socket, request.foreground)?;
+    let seccomp = compile_seccomp(&spec, global)?;
+    let choice = exec_choice(&spec)?;
+
+    let (ours, theirs) = sync::pair()?;
+    let cgroup_fd = container.state.cgroup.as_ref().and_then(Cgroup::into_fd);
+    let kinds = namespace_flags(&spec);
+    let join = |flags: ThreadNameSpaceType| {
+        if flags.is_empty() {
+            return Ok(());
+        }
+        move_into_thread_name_spaces(target.as_fd(), flags)
+            .map_err(|e| init::Error::Step { step: "join the container's namespaces", reason: e.into() })
+    };
+    // As in `create`: a helper where a user namespace is involved, else the clone itself enters the pid
+    // namespace, and the new process the others.
+    let (cloned, rest) = if kinds.contains(ThreadNameSpaceType::USER) {
+        let all = || join(kinds).and_then(|()| namespaces::become_root());
+        (namespaces::with_helper(all, 0, &ours, &theirs)?, ThreadNameSpaceType::empty())
+    } else {
+        join(kinds & ThreadNameSpaceType::PROCESS_ID)?;
+        let cloned = clone3(0, cgroup_fd.as_ref().map(AsFd::as_fd)).map_err(init::Error::Clone)?;
+        (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
+    };
+    let (pid, pidfd) = match cloned {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            drop(ours);
+            let program = Program {
+                process,
+                terminal,
+                seccomp,
+                handler: choice,
+                wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
+                preserve_fds: request.preserve_fds,
+                listen_fds: 0,
+                signals: request.signals,
+            };
+            let enter = || {
+                join(rest)?;
+                root.as_ref().map_or(Ok(()), init::chroot)
+            };
+            let reporter = theirs.try_clone().ok();
+            match init::join(program, enter, theirs) {
+                Err(error) => init::fail(&error, reporter.as_ref()),
+            }
+        }
+    };
+    let mut child = Child(Some(pid));
+    drop(theirs);
+    if let Some(cgroup) = &container.state.cgroup {
+        cgroup.add(pid)?;
+    }
+    set_oom_score(pid, process, global.rootless)?;
+    ours.send(&Message::Continue)?;
+    let mut served = Served::new(choice);
+    while !served.next(&ours, || Ok(()))? {}
+    set_rlimits(pid, process)?;
+    if let Some(path) = request.pid_file {
+        write_pid_file(path, pid)?;
+    }
+    ours.send(&Message::Continue)?;
+    // The stream ends with the exec; before that there can only be an error.
+    match ours.receive()? {
+        None => {}
+        Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
+        Some(_) => return Err(init::Error::Unexpected.into()),
+    }
+    child.0 = None;
+    Ok(Executed { pid, pidfd, terminal: served.terminal })
+}
+
+/// In a running container the program decides: a native shell in a Wasm container is as welcome as a second
+/// module, so a demand for Wasm counts as detection here.
+fn exec_choice(spec: &Spec) -> Result<handler::Choice, Error> {
+    let called = std::env::args_os().next().unwrap_or_default();
+    Ok(match handler::choose(spec.annotations().as_ref(), Path::new(&called))? {
+        handler::Choice::Native => handler::Choice::Native,
+        handler::Choice::Wasm | handler::Choice::Detect => handler::Choice::Detect,
+    })
+}
+
+/// The namespaces that the container does not share with us.
+fn namespace_flags(spec: &Spec) -> ThreadNameSpaceType {
+    let listed = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let flags = listed.into_iter().flatten().fold(0, |flags, n| flags | clone_flag(n.typ()));
+    ThreadNameSpaceType::from_bits_retain(flags)
+}
+
+/// Without a mount namespace of its own a container has nothing but its root directory.
+fn root_of(spec: &Spec, pid: i32) -> Result<Option<OwnedFd>, Error> {
+    if config::has_namespace(spec, LinuxNamespaceType::Mount) {
+        return Ok(None);
+    }
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/root"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(root) => Ok(Some(root)),
+        Err(errno) => Err(Error::Io { path, reason: errno.into() }),
+    }
+}
+
+/// Checks terminal and console socket against each other, in runc's words.
+///
+/// # Errors
+/// [`Error::Config`] for a combination that leaves nobody to serve the terminal; [`Error::Console`].
+pub(super) fn plan_terminal(wanted: bool, socket: Option<&Path>, foreground: bool) -> Result<Option<Terminal>, Error> {
+    let wrong = |problem| {
+        let value = wanted.to_string();
+        Error::Config(config::Error::Wrong { field: "process.terminal", value, problem })
+    };
+    match (wanted, socket) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => {
+            Err(wrong("cannot use console socket if the runtime will not detach or allocate tty"))
+        }
+        (true, Some(path)) => Ok(Some(Terminal::Engine(console::connect(path)?))),
+        (true, None) if foreground => Ok(Some(Terminal::Parent)),
+        (true, None) => {
+            Err(wrong("cannot allocate tty if the runtime will detach without setting console socket"))
+        }
+    }
+}

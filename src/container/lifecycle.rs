@@ -1,0 +1,183 @@
+//! What happens to a container after it was created: started, signalled, deleted.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+
+use super::{Container, Error, Status, directory_of};
+use crate::{config, hooks};
+
+/// How long a killed container may take to go away: processes in uninterruptible sleep end late.
+const DEATH_SECONDS: u64 = 10;
+
+impl Container {
+    /// Runs the program of a created container, and returns when it runs.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRunning`] and [`Error::StartStopped`]; a poststart hook's failure does not undo the start
+    /// (runtime.md, "Lifecycle"), it is only returned.
+    pub fn start(&self) -> Result<(), Error> {
+        match self.status()? {
+            Status::Created => {}
+            // A frozen init reads the fifo once it is resumed.
+            Status::Paused if self.fifo().exists() => {}
+            Status::Stopped | Status::Creating => return Err(Error::StartStopped),
+            Status::Running | Status::Paused => return Err(Error::AlreadyRunning),
+        }
+        let path = self.fifo();
+        let io = |errno: rustix::io::Errno| Error::Io { path: path.clone(), reason: errno.into() };
+        let fifo = match rustix::fs::open(
+            &path,
+            OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(fifo) => fifo,
+            Err(rustix::io::Errno::NXIO) => return Err(Error::StartStopped),
+            Err(rustix::io::Errno::NOENT) => return Err(Error::AlreadyRunning),
+            Err(errno) => return Err(io(errno)),
+        };
+        // Of two who start it at once, the one who removes the fifo does.
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::AlreadyRunning),
+            Err(e) => return Err(Error::Io { path, reason: e.into() }),
+        }
+        rustix::io::write(&fifo, b"0").map_err(io)?;
+        // init's end closes with its exec. A frozen one cannot get there, so this does not wait for it.
+        if self.state.cgroup.as_ref().is_none_or(|c| !c.is_frozen().unwrap_or(false)) {
+            let mut poll = [PollFd::new(&fifo, PollFlags::empty())];
+            while matches!(rustix::event::poll(&mut poll, None), Err(rustix::io::Errno::INTR)) {}
+        }
+        self.run_poststart_hooks()
+    }
+
+    /// # Errors
+    /// [`Error::Hook`].
+    pub(crate) fn run_poststart_hooks(&self) -> Result<(), Error> {
+        let spec = self.spec()?;
+        if let Some(hooks) = spec.hooks() {
+            let pid = self.state.init.map(|p| p.pid);
+            hooks::run("poststart", hooks.poststart().as_ref(), &self.state, Status::Running, pid)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the container's init, or to all of its processes.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when there is nobody to receive it.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<(), Error> {
+        let status = self.status()?;
+        if all {
+            // Processes may outlive an init that is not pid 1 of a namespace of its own.
+            let cgroup = self.cgroup()?;
+            cgroup.kill_all(signal)?;
+            return Ok(());
+        }
+        if matches!(status, Status::Stopped | Status::Creating) {
+            return Err(Error::NotRunning);
+        }
+        let init = self.state.init.ok_or(Error::NotRunning)?;
+        match init.signal(signal) {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::NotRunning),
+            Err(reason) => return Err(Error::Kill { signal, pid: init.pid, reason }),
+        }
+        // A frozen process acts on SIGKILL only when it thaws.
+        if signal == libc::SIGKILL && status == Status::Paused {
+            self.cgroup()?.freeze(false)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a stopped container; with `force`, one in any state.
+    ///
+    /// # Errors
+    /// [`Error::NotStopped`] without `force`.
+    pub fn delete(self, force: bool) -> Result<(), Error> {
+        match self.status() {
+            Ok(Status::Stopped) => {}
+            // As with runc, a container that was never started needs no force.
+            Ok(Status::Created) => self.kill_and_wait()?,
+            _ if force => self.kill_and_wait()?,
+            Ok(status) => return Err(Error::NotStopped { id: self.state.id.clone(), status }),
+            Err(error) => return Err(error),
+        }
+        self.remove()
+    }
+
+    fn kill_and_wait(&self) -> Result<(), Error> {
+        let Some(init) = self.state.init else { return Ok(()) };
+        let Some(pidfd) = init.open() else { return Ok(()) };
+        init.signal(libc::SIGKILL).map_err(|reason| Error::Kill {
+            signal: libc::SIGKILL,
+            pid: init.pid,
+            reason,
+        })?;
+        if let Some(cgroup) = &self.state.cgroup {
+            // Frozen processes die when they thaw; a cgroup that is gone has none.
+            let _ = cgroup.freeze(false);
+        }
+        let end = Instant::now() + Duration::from_secs(DEATH_SECONDS);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::WillNotDie { id: self.state.id.clone(), seconds: DEATH_SECONDS });
+            }
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
+            match rustix::event::poll(&mut poll, Some(&timeout)) {
+                Ok(1) => return Ok(()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(Error::Kill { signal: 0, pid: init.pid, reason: errno.into() });
+                }
+            }
+        }
+    }
+
+    /// Removes what is left of a container whose init is dead, the directory last: as long as it is there, `delete` can be
+    /// tried again.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`], [`Error::Io`]; a poststop hook's failure is returned after everything is removed.
+    pub(crate) fn remove(self) -> Result<(), Error> {
+        let spec = self.spec();
+        if let Some(cgroup) = &self.state.cgroup {
+            let own_pids = spec.as_ref().is_ok_and(|s| config::has_namespace(s, LinuxNamespaceType::Pid));
+            if !own_pids {
+                // Nothing ends these with their init.
+                cgroup.kill_all(libc::SIGKILL)?;
+            }
+            cgroup.remove()?;
+        }
+        remove_directory(&self.directory)?;
+        if let Ok(spec) = spec
+            && let Some(hooks) = spec.hooks()
+        {
+            hooks::run("poststop", hooks.poststop().as_ref(), &self.state, Status::Stopped, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes the directory of a container whose state cannot be read, when `delete --force` asks for it.
+///
+/// # Errors
+/// [`Error::InvalidId`], [`Error::Io`].
+pub fn remove_leftovers(root: &Path, id: &str) -> Result<(), Error> {
+    remove_directory(&directory_of(root, id)?)
+}
+
+fn remove_directory(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(directory) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::Io { path: directory.to_owned(), reason: e.into() }),
+    }
+}

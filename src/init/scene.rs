@@ -1,0 +1,152 @@
+//! The surroundings of a container's process that are neither its root file system nor its identity.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::sync::{Message, Socket};
+use super::{Error, Terminal};
+use crate::console;
+use crate::error::Os;
+
+/// Marks every descriptor past those of the program to be closed by its exec: close_range(2).
+pub fn close_on_exec(preserve_fds: u32) -> Result<(), Error> {
+    let first = 3 + preserve_fds;
+    // SAFETY: this closes nothing now, it only sets a flag on descriptors.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 {
+        return Ok(());
+    }
+    match Os::last() {
+        // Before Linux 5.11 (5.9 for the call itself) each descriptor is marked by itself.
+        Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => mark_each(first),
+        reason => Err(Error::step("close_range", reason.0)),
+    }
+}
+
+fn mark_each(first: u32) -> Result<(), Error> {
+    let step = |e| Error::step("list /proc/self/fd", Os::from(e).0);
+    let open = fs::read_dir("/proc/self/fd").map_err(step)?.flatten();
+    for number in open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        if number.cast_unsigned() >= first {
+            // SAFETY: sets a flag on a descriptor of ours, or fails because it is already closed.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// A session keyring of the container's own, so that it does not see the keys of the engine (keyctl(2)).
+pub fn new_session_keyring(id: &str) -> Result<(), Error> {
+    let Ok(name) = std::ffi::CString::new(format!("_ses.{id}")) else { return Ok(()) };
+    // SAFETY: the name is a C string that lives during the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if result >= 0 {
+        return Ok(());
+    }
+    match Os::last() {
+        // Kernels without keyrings, filters around us that refuse them, and a quota that is used up.
+        Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => Ok(()),
+        reason => Err(Error::step("create a session keyring", reason.0)),
+    }
+}
+
+/// Brings `lo` up in a new network namespace, as runc does: a container with no network has localhost.
+pub fn raise_loopback() -> Result<(), Error> {
+    let step = |reason: Os| Error::step("bring up the loopback interface", reason.0);
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .map_err(|e| step(e.into()))?;
+    // SAFETY: ifreq is a name and integers, for which zero is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = (*from).cast_signed();
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the flags are defined to fit ifr_flags (netdevice(7))")]
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    let result = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request)
+    };
+    if result == 0 { Ok(()) } else { Err(step(Os::last())) }
+}
+
+/// The names of the UTS namespace.
+pub fn set_names(spec: &Spec) -> Result<(), Error> {
+    if let Some(name) = spec.hostname().as_deref().filter(|n| !n.is_empty()) {
+        rustix::system::sethostname(name.as_bytes()).map_err(|e| Error::step("sethostname", e))?;
+    }
+    if let Some(name) = spec.domainname().as_deref().filter(|n| !n.is_empty()) {
+        rustix::system::setdomainname(name.as_bytes()).map_err(|e| Error::step("setdomainname", e))?;
+    }
+    Ok(())
+}
+
+/// The sysctls of the container's namespaces; `config::check` let no others through.
+pub fn set_sysctls(spec: &Spec) -> Result<(), Error> {
+    let sysctls = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
+    for (key, value) in sysctls.into_iter().flatten() {
+        // sysctl(8): where a name holds a slash, dots belong to names like eth0.1.
+        let relative = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
+        let path = PathBuf::from("/proc/sys").join(relative);
+        fs::write(&path, value)
+            .map_err(|e| Error::Write { path: path.clone(), value: value.clone(), reason: e.into() })?;
+    }
+    Ok(())
+}
+
+/// The pid of this process as the runtime sees it. Our own namespace calls it 1; only the host's /proc knows better.
+pub fn own_pid() -> i32 {
+    let status = fs::read_link("/proc/self").ok();
+    status.and_then(|p| p.to_str()?.parse().ok()).unwrap_or_else(|| std::process::id().cast_signed())
+}
+
+/// Makes the working directory where the image has none, as runc does.
+pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
+    match fs::create_dir_all(cwd) {
+        Ok(()) => Ok(()),
+        // Whether it is usable is decided when the program's user enters it.
+        Err(_) if cwd.exists() => Ok(()),
+        Err(e) => Err(Error::Cwd { cwd: cwd.to_owned(), reason: e.into() }),
+    }
+}
+
+/// A terminal of the container's own devpts as standard input, output and error; the master goes out.
+pub fn open_terminal(process: &Process, terminal: &Terminal, first: bool, socket: &Socket) -> Result<(), Error> {
+    let size = process.console_size().map(|size| {
+        let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+        (clamp(size.height()), clamp(size.width()))
+    });
+    let console::Console { master, slave } = console::open(size)?;
+    match terminal {
+        Terminal::Engine(engine) => console::send(&master, engine)?,
+        Terminal::Parent => socket.send(&Message::Terminal(master))?,
+    }
+    Ok(console::attach(slave, first)?)
+}
+
+/// Standard input, output and error belong to the program's user, so that it can open them again by
+/// /dev/stdout. As with runc, devices everybody shares and file systems that refuse are left alone.
+pub fn own_stdio(uid: u32) -> Result<(), Error> {
+    let null = rustix::fs::stat("/dev/null").map(|s| s.st_rdev);
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for stream in streams {
+        let Ok(stat) = rustix::fs::fstat(stream.as_fd()) else { continue };
+        if stat.st_uid == uid || Ok(stat.st_rdev) == null {
+            continue;
+        }
+        let owner = Some(rustix::process::Uid::from_raw(uid));
+        match rustix::fs::fchown(stream.as_fd(), owner, None) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(errno) => return Err(Error::step("give standard streams to the container's user", errno)),
+        }
+    }
+    Ok(())
+}

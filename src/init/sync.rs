@@ -1,0 +1,175 @@
+//! What the parent and the process inside the new namespaces tell each other while a container is made.
+//!
+//! A socket pair that keeps message boundaries: each message is one letter, its text, and the descriptors it
+//! brings. When either side dies the other sees the end of the stream, and gives up.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::Error;
+
+/// The longest text: an error, which may hold paths of PATH_MAX bytes.
+const LONGEST: usize = 32 * 1024;
+
+/// A message, in the order in which they are sent.
+#[derive(Debug)]
+pub enum Message {
+    /// From the helper that joins namespaces: the pid of the container's process.
+    Pid(i32),
+    /// To the container's process: your ids are mapped and your cgroup is joined. Later: carry on.
+    Continue,
+    /// From the container's process: the mounts are made, run the hooks of the runtime's namespace.
+    RunHooks,
+    /// From the container's process: the terminal's master.
+    Terminal(OwnedFd),
+    /// From the container's process: this program, of this name, is or should be a Wasm module.
+    Module(String, OwnedFd),
+    /// The answer: run it by this program, with this artifact.
+    Handler(OwnedFd, OwnedFd),
+    /// The answer: it is no module, let the kernel run it.
+    Native,
+    /// From the container's process: all is set up.
+    Ready,
+    /// From the container's process: this went wrong.
+    Failed(String),
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+/// Makes a connection: the parent's end, and the end of the process inside.
+///
+/// # Errors
+/// [`Error::Sync`].
+pub fn pair() -> Result<(Socket, Socket), Error> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| Error::Sync(e.into()))?;
+    Ok((Socket(ours), Socket(theirs)))
+}
+
+impl Socket {
+    /// Another handle of the same end.
+    ///
+    /// # Errors
+    /// [`Error::Sync`].
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        self.0.try_clone().map(Self).map_err(|e| Error::Sync(e.into()))
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`Error::Sync`]: the other side is gone.
+    pub fn send(&self, message: &Message) -> Result<(), Error> {
+        let pid;
+        let (letter, text, descriptors): (u8, &[u8], Vec<BorrowedFd<'_>>) = match message {
+            Message::Pid(number) => {
+                pid = number.to_ne_bytes();
+                (b'p', &pid, vec![])
+            }
+            Message::Continue => (b'c', &[], vec![]),
+            Message::RunHooks => (b'h', &[], vec![]),
+            Message::Terminal(master) => (b't', &[], vec![master.as_fd()]),
+            Message::Module(name, file) => (b'm', name.as_bytes(), vec![file.as_fd()]),
+            Message::Handler(program, artifact) => (b'w', &[], vec![program.as_fd(), artifact.as_fd()]),
+            Message::Native => (b'n', &[], vec![]),
+            Message::Ready => (b'r', &[], vec![]),
+            Message::Failed(text) => (b'f', &text.as_bytes()[..text.len().min(LONGEST - 1)], vec![]),
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            // The space is for two descriptors, and no message brings more.
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        }
+        let letter = [letter];
+        let parts = [IoSlice::new(&letter), IoSlice::new(text)];
+        sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL).map_err(|e| Error::Sync(e.into()))?;
+        Ok(())
+    }
+
+    /// Waits for the next message; `None` when the other side has closed its end.
+    ///
+    /// # Errors
+    /// [`Error::Sync`]; [`Error::Unexpected`] for something that is no message.
+    pub fn receive(&self) -> Result<Option<Message>, Error> {
+        let mut buffer = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let length = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) => break message.bytes,
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(Error::Sync(errno.into())),
+            }
+        };
+        let mut descriptors = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        let Some((letter, text)) = buffer[..length].split_first() else { return Ok(None) };
+        let words = || String::from_utf8_lossy(text).into_owned();
+        let mut descriptors = descriptors.into_iter();
+        Ok(Some(match (letter, descriptors.next(), descriptors.next()) {
+            (b'p', None, None) => {
+                let bytes = text.try_into().map_err(|_| Error::Unexpected)?;
+                Message::Pid(i32::from_ne_bytes(bytes))
+            }
+            (b'c', None, None) => Message::Continue,
+            (b'h', None, None) => Message::RunHooks,
+            (b't', Some(master), None) => Message::Terminal(master),
+            (b'm', Some(file), None) => Message::Module(words(), file),
+            (b'w', Some(program), Some(artifact)) => Message::Handler(program, artifact),
+            (b'n', None, None) => Message::Native,
+            (b'r', None, None) => Message::Ready,
+            (b'f', None, None) => Message::Failed(words()),
+            _ => return Err(Error::Unexpected),
+        }))
+    }
+
+    /// Waits for leave to carry on, inside the container's process.
+    ///
+    /// # Errors
+    /// [`Error::ParentGone`] when there is nobody left to report to.
+    pub fn await_continue(&self) -> Result<(), Error> {
+        match self.receive()? {
+            Some(Message::Continue) => Ok(()),
+            Some(_) => Err(Error::Unexpected),
+            None => Err(Error::ParentGone),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let (ours, theirs) = pair().expect("a pair");
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("open"));
+        ours.send(&Message::Pid(42)).expect("sent");
+        ours.send(&Message::Module("/a b".into(), file())).expect("sent");
+        ours.send(&Message::Handler(file(), file())).expect("sent");
+        ours.send(&Message::Failed("x".repeat(LONGEST * 2))).expect("sent");
+        drop(ours);
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Pid(42)))));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Module(name, _))) if name == "/a b"));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Handler(_, _)))));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Failed(text))) if text.len() == LONGEST - 1));
+        assert!(matches!(theirs.receive(), Ok(None)));
+        assert!(matches!(theirs.await_continue(), Err(Error::ParentGone)));
+    }
+}
