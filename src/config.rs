@@ -128,7 +128,7 @@ fn check_process(process: &Process) -> Result<(), Error> {
         return Err(wrong("process.cwd", process.cwd().display(), "is not an absolute path"));
     }
     if let Some(score) = process.oom_score_adj()
-        && !(-1000..=1000).contains(score)
+        && !(-1000..=1000).contains(&score)
     {
         return Err(wrong("process.oomScoreAdj", score, "is not between -1000 and 1000"));
     }

@@ -1,1 +1,398 @@
-//! cgroup
+//! The container's cgroup: made before any of its processes, limited, joined, frozen, killed, removed.
+//!
+//! [`Cgroup`] is self-contained: what `create` finds out about the host is saved with the container, and no later
+//! command has to find it out again. Making and joining are on the way of every start, so this is our own code:
+//! libcgroups reads /proc/self/mountinfo once for each controller (notes/libcontainer.md). It serves for the
+//! systemd driver.
+
+mod bpf;
+mod devices;
+mod file;
+mod freezer;
+mod hierarchy;
+mod processes;
+mod resources;
+mod stats;
+mod systemd;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Os;
+use hierarchy::{Hierarchy, Version};
+
+pub use stats::Stats;
+
+/// Who makes cgroups.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// We do, in the cgroup file systems.
+    Cgroupfs,
+    /// systemd, asked over D-Bus.
+    Systemd,
+    /// Nobody: containers stay in the cgroup of the caller.
+    Disabled,
+}
+
+/// A container's cgroup, in every hierarchy of the host.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Cgroup {
+    manager: Manager,
+    /// The hierarchies in which the container has a cgroup of its own.
+    hierarchies: Vec<Hierarchy>,
+    scope: Option<systemd::Scope>,
+    /// Every directory that `create` made. Not saved: only the command that made them may take back more than
+    /// the container's own.
+    #[serde(skip)]
+    made: Vec<PathBuf>,
+    /// Limits that wait for the systemd scope to be there.
+    #[serde(skip)]
+    pending: Option<LinuxResources>,
+}
+
+/// What goes wrong with cgroups.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("no cgroup file system is mounted")]
+    NotMounted,
+    #[error("linux.cgroupsPath {0:?} does not name a cgroup below the root")]
+    Path(PathBuf),
+    #[error("create cgroup {path}: {reason}", path = path.display())]
+    Create { path: PathBuf, reason: Os },
+    #[error("remove cgroup {path}: {reason}", path = path.display())]
+    Remove { path: PathBuf, reason: Os },
+    #[error("open {path}: {reason}", path = path.display())]
+    Open { path: PathBuf, reason: Os },
+    #[error("write {value:?} to {path}: {reason}", path = path.display())]
+    Write { path: PathBuf, value: String, reason: Os },
+    #[error("read {path}: {reason}", path = path.display())]
+    Read { path: PathBuf, reason: Os },
+    /// Worded without the system's reason: engines take that for a missing program in the container.
+    #[error("{path}: this cgroup, or this kernel, has no such control file", path = path.display())]
+    NoFile { path: PathBuf },
+    #[error("{path}: {text:?} is not a number", path = path.display())]
+    NotANumber { path: PathBuf, text: String },
+    #[error("linux.resources.{field}: cgroup controller {controller} is not available")]
+    NoController { field: &'static str, controller: &'static str },
+    #[error("linux.resources.{field}: cannot be set, the container has no cgroup")]
+    LimitWithoutCgroup { field: &'static str },
+    #[error("container has no cgroup")]
+    NoCgroup,
+    #[error("linux.resources.{0}: not supported on cgroup v2")]
+    NotOnV2(&'static str),
+    #[error("linux.resources.unified.{key}: there is no cgroup v2 hierarchy")]
+    UnifiedOnV1 { key: String },
+    #[error("linux.resources.unified.{key:?}: must be of the form CONTROLLER.PARAMETER")]
+    UnifiedKey { key: String },
+    #[error("linux.resources.unified.{key}: cgroup controller {controller} is not available")]
+    UnifiedController { key: String, controller: String },
+    #[error("linux.resources.memory.swappiness: {0} is not between 0 and 100")]
+    Swappiness(u64),
+    #[error("linux.resources.memory.swap: unable to set swap limit without memory limit")]
+    SwapWithoutMemory,
+    #[error("linux.resources.memory.swap: {swap} (memory and swap) is less than the memory limit {limit}")]
+    SwapBelowMemory { swap: i64, limit: i64 },
+    #[error("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
+    MemoryBusy { limit: i64, usage: u64, peak: u64 },
+    #[error("rejecting memory limit {limit} <= usage {usage}")]
+    MemoryBelowUsage { limit: i64, usage: u64 },
+    #[error("the minimum allowed cpu-shares is {0}")]
+    MinShares(u64),
+    #[error("the maximum allowed cpu-shares is {0}")]
+    MaxShares(u64),
+    #[error("linux.resources.devices: rule {index}: {what}")]
+    DeviceRule { index: usize, what: String },
+    #[error("linux.resources.devices: no devices cgroup controller is available")]
+    NoDevices,
+    #[error("device rules of {path}: {step} BPF program: {reason}", path = path.display())]
+    Bpf { step: &'static str, path: PathBuf, reason: Os },
+    #[error("container's cgroup unexpectedly frozen")]
+    Frozen,
+    #[error("cannot toggle freezer: cgroups not configured for container")]
+    NoFreezer,
+    #[error("unable to freeze {path}: timed out", path = .0.display())]
+    FreezeTimeout(PathBuf),
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    NoSystemd,
+    #[error("the systemd cgroup manager needs cgroup v2, and this host has v1")]
+    SystemdOnV1,
+    #[error(
+        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
+    )]
+    ScopePath(PathBuf),
+    #[error("invalid slice name: {0}")]
+    SliceName(String),
+    #[error("invalid unit name: {0}")]
+    UnitName(String),
+    #[error("systemd: {0}")]
+    Systemd(String),
+}
+
+impl Cgroup {
+    /// Makes the container's cgroup and applies `linux.resources` to it. With an error, nothing that was made
+    /// is left.
+    ///
+    /// Where `rootless` and no `linux.cgroupsPath` asks for a certain place, a hierarchy that may not be written
+    /// is left out; that is an error only where a limit needs it.
+    ///
+    /// # Errors
+    /// See [`Error`]; each names its file or field.
+    pub fn create(spec: &Spec, id: &str, manager: Manager, rootless: bool) -> Result<Self, Error> {
+        let linux = spec.linux().as_ref();
+        let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let asked = asked.filter(|path| !path.as_os_str().is_empty());
+        let none = LinuxResources::default();
+        let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+        let mut cgroup =
+            Self { manager, hierarchies: Vec::new(), scope: None, made: Vec::new(), pending: None };
+        match manager {
+            Manager::Disabled => match resources::first_limit(resources) {
+                Some(field) => return Err(Error::LimitWithoutCgroup { field }),
+                None => return Ok(cgroup),
+            },
+            Manager::Systemd => {
+                cgroup.prepare_scope(asked, id, rootless)?;
+                cgroup.pending = Some(resources.clone());
+            }
+            Manager::Cgroupfs => {
+                let optional = rootless && asked.is_none();
+                let made = hierarchy::locate(asked, id)
+                    .and_then(|hierarchies| cgroup.make(hierarchies, resources, optional))
+                    .and_then(|()| cgroup.limit(resources, rootless, false));
+                if let Err(error) = made {
+                    processes::unmake(&cgroup.made);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(cgroup)
+    }
+
+    fn prepare_scope(&mut self, asked: Option<&Path>, id: &str, rootless: bool) -> Result<(), Error> {
+        let scope = systemd::Scope::new(asked, id, rootless)?;
+        let mut hierarchies = hierarchy::locate(Some(&scope.directory()?), id)?;
+        if hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1) {
+            return Err(Error::SystemdOnV1);
+        }
+        self.hierarchies.append(&mut hierarchies);
+        self.scope = Some(scope);
+        Ok(())
+    }
+
+    /// Makes a directory in each hierarchy.
+    fn make(&mut self, all: Vec<Hierarchy>, resources: &LinuxResources, optional: bool) -> Result<(), Error> {
+        let pure_v2 = all.iter().all(|hierarchy| hierarchy.version == Version::V2);
+        let on_v1: Vec<String> = all.iter().flat_map(|h| h.controllers.iter().cloned()).collect();
+        for hierarchy in all {
+            match self.make_one(&hierarchy, pure_v2, &on_v1, resources) {
+                Ok(()) => self.hierarchies.push(hierarchy),
+                Err(error)
+                    if optional
+                        && matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS | Errno::ROFS)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match resources::first_limit(resources) {
+            Some(field) if self.hierarchies.is_empty() => Err(Error::LimitWithoutCgroup { field }),
+            _ => Ok(()),
+        }
+    }
+
+    fn make_one(
+        &mut self,
+        hierarchy: &Hierarchy,
+        pure_v2: bool,
+        on_v1: &[String],
+        resources: &LinuxResources,
+    ) -> Result<(), Error> {
+        let Hierarchy { version, controllers, mount, path } = hierarchy;
+        let has = |name: &str| controllers.iter().any(|controller| controller == name);
+        let new = match version {
+            Version::V1 => v1::make_path(path, &mut self.made)?,
+            Version::V2 if pure_v2 => v2::make(mount, path, None, &mut self.made)?,
+            // Beside v1, the v2 hierarchy is asked only for what v1 does not have.
+            Version::V2 => {
+                let mut wanted = resources::v2_controllers_asked(resources);
+                wanted.retain(|name| !on_v1.iter().any(|other| other == name));
+                v2::make(mount, path, Some(&wanted), &mut self.made)?
+            }
+        };
+        if has("cpuset") {
+            v1::fill_cpuset(path, mount, new)?;
+        }
+        // Joining a frozen cgroup would stop us for good.
+        let could_be_frozen = has("freezer") || (pure_v2 && *version == Version::V2);
+        if !new && could_be_frozen && freezer::is_frozen(std::slice::from_ref(hierarchy))? {
+            return Err(Error::Frozen);
+        }
+        Ok(())
+    }
+
+    /// Limits and device rules. Device rules are no limit that a rootless user could expect to have.
+    fn limit(&self, resources: &LinuxResources, rootless: bool, in_use: bool) -> Result<(), Error> {
+        resources::apply(&self.hierarchies, resources)?;
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        match self.apply_devices(rules, in_use) {
+            Err(error) if rootless || in_user_namespace() => {
+                tracing::debug!("device rules left out: {error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn apply_devices(
+        &self,
+        rules: &[oci_spec::runtime::LinuxDeviceCgroup],
+        in_use: bool,
+    ) -> Result<(), Error> {
+        let policy = devices::Policy::of(rules)?;
+        if let Some(dir) = resources::v1_directory(&self.hierarchies, "devices") {
+            return devices::apply_v1(dir, &policy, in_use);
+        }
+        match resources::v2_directory(&self.hierarchies) {
+            Some(dir) => devices::apply_v2(dir, &policy),
+            None => Err(Error::NoDevices),
+        }
+    }
+
+    /// The directory for clone3(2)'s `CLONE_INTO_CGROUP`, where one hierarchy is all there is and the directory
+    /// is there. Otherwise, [`Cgroup::add`] the process.
+    pub fn into_fd(&self) -> Option<OwnedFd> {
+        let [Hierarchy { version: Version::V2, path, .. }] = &self.hierarchies[..] else { return None };
+        // The scope is not there before its first process.
+        if self.pending.is_some() {
+            return None;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).ok()
+    }
+
+    /// Moves a process into the cgroup. With systemd, the first one starts the scope, and the limits come into
+    /// force here.
+    ///
+    /// # Errors
+    /// [`Error::Write`] with the file of the hierarchy that refused it.
+    pub fn add(&self, pid: i32) -> Result<(), Error> {
+        let started = match (&self.scope, &self.pending) {
+            (Some(scope), Some(_)) => {
+                scope.start(pid)?;
+                true
+            }
+            _ => false,
+        };
+        if !started {
+            self.hierarchies.iter().try_for_each(|hierarchy| processes::add(hierarchy, pid))?;
+        }
+        if let (Some(scope), Some(resources)) = (&self.scope, &self.pending) {
+            scope.set_properties(resources)?;
+            self.limit(resources, false, true)?;
+        }
+        Ok(())
+    }
+
+    /// Changes limits of a cgroup in use. Fields that are not given stay as they are; device rules, where given,
+    /// replace all those before.
+    ///
+    /// # Errors
+    /// See [`Error`]; each names its file or field. What was written before stays.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let (Some(field), true) = (resources::first_limit(resources), self.hierarchies.is_empty()) {
+            return Err(Error::LimitWithoutCgroup { field });
+        }
+        if let Some(scope) = &self.scope {
+            scope.set_properties(resources)?;
+        }
+        resources::apply(&self.hierarchies, resources)?;
+        match resources.devices() {
+            Some(rules) => self.apply_devices(rules, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Freezes every process of the container, or lets them go on; returns once it has come to pass.
+    ///
+    /// # Errors
+    /// [`Error::NoFreezer`] without a cgroup, [`Error::FreezeTimeout`] where the kernel did not manage it.
+    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        freezer::freeze(&self.hierarchies, frozen)
+    }
+
+    /// Whether the container has been frozen.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        freezer::is_frozen(&self.hierarchies)
+    }
+
+    /// Every process of the container, in our own pid namespace, those in nested cgroups included.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        processes::pids(&self.hierarchies)
+    }
+
+    /// Sends a signal to every process of the container. `SIGKILL` reaches frozen ones too.
+    ///
+    /// # Errors
+    /// Of freezing, and of reading the list of processes.
+    pub fn kill_all(&self, signal: i32) -> Result<(), Error> {
+        processes::kill_all(&self.hierarchies, signal)
+    }
+
+    /// What the container uses and has used.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::NotANumber`]
+    pub fn stats(&self) -> Result<Stats, Error> {
+        stats::collect(&self.hierarchies)
+    }
+
+    /// The directory and the file in it that change when the kernel kills for want of memory, and the version of
+    /// their hierarchy.
+    pub(crate) fn memory_directory(&self) -> Option<(&Path, bool)> {
+        let v1 = resources::v1_directory(&self.hierarchies, "memory").map(|dir| (dir, false));
+        v1.or_else(|| resources::v2_directory(&self.hierarchies).map(|dir| (dir, true)))
+    }
+
+    /// Removes the cgroup and those nested in it. In the command that made it, the directories above that it had
+    /// to make go as well, unless others use them by now.
+    ///
+    /// # Errors
+    /// [`Error::Remove`] where a process stays in it for longer than a second. Every hierarchy is tried.
+    pub fn remove(&self) -> Result<(), Error> {
+        if let Some(scope) = &self.scope {
+            scope.stop()?;
+        }
+        let mut result = Ok(());
+        for dir in processes::directories(&self.hierarchies) {
+            result = result.and(processes::remove(dir));
+        }
+        processes::unmake(&self.made);
+        result
+    }
+
+    /// Where the container's cgroup is on the host, and what its hierarchy is called below /sys/fs/cgroup.
+    pub fn mounts(&self) -> Vec<(PathBuf, String)> {
+        self.hierarchies.iter().map(|hierarchy| (hierarchy.path.clone(), hierarchy.name())).collect()
+    }
+}
+
+/// Whether we are in a user namespace, where the kernel lets nobody write device rules.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}

@@ -19,7 +19,7 @@ use crate::handler::{self, Choice};
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program, Terminal};
-use crate::{config, console, hooks, passwd, rootfs, userns, wasm};
+use crate::{config, hooks, passwd, rootfs, userns, wasm};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]

@@ -134,7 +134,8 @@ impl Terminal {
                 let mut events =
                     [PollFd::new(&self.output, PollFlags::OUT), PollFd::new(signals, PollFlags::IN)];
                 let _ = poll(&mut events, None);
-                if matches!(signals.next(), Some(libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM)) {
+                if matches!(signals.next(), Some(libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM))
+                {
                     return;
                 }
             }

@@ -18,6 +18,9 @@ use super::Error;
 use super::sync::{Message, Socket};
 use crate::config::joined_path;
 
+/// clone(2); the constant of the libc crate has overflowed its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// A namespace that exists already.
 #[derive(Debug)]
 struct Joined {
@@ -256,7 +259,7 @@ pub fn clone3(flags: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, crat
         arguments.exit_signal = libc::SIGCHLD.cast_unsigned().into();
     }
     if let Some(cgroup) = cgroup {
-        arguments.flags |= libc::CLONE_INTO_CGROUP.cast_unsigned() as u64;
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
     }
     // SAFETY: without CLONE_VM the child has its own copy of our memory and goes on from here like after a

@@ -24,6 +24,9 @@ const ARTIFACT: &str = "_CORACLE_WASI_ARTIFACT";
 /// The directories a module sees.
 const DIRECTORIES: &str = "_CORACLE_WASI_DIRS";
 
+/// personality(2); the libc crate does not have it for gnu.
+const PER_LINUX32: libc::c_ulong = 8;
+
 /// How the program's start is signalled.
 #[derive(Debug)]
 pub struct Startup<'a> {
@@ -138,10 +141,10 @@ fn set_habits(process: &Process, startup: &Startup<'_>) -> Result<(), Error> {
     if let Some(personality) = linux.and_then(|l| l.personality().as_ref()) {
         let domain = match personality.domain() {
             LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => libc::PER_LINUX32,
+            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
         };
         // SAFETY: plain integers.
-        if unsafe { libc::personality(domain as libc::c_ulong) } < 0 {
+        if unsafe { libc::personality(domain) } < 0 {
             return Err(Error::step("set the personality", Os::last().0));
         }
     }

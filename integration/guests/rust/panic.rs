@@ -1,0 +1,7 @@
+// exit: 134
+// stderr: the reason
+fn main() {
+    println!("before");
+    let values: Vec<u32> = std::env::args().skip(9).map(|a| a.len() as u32).collect();
+    assert!(!values.is_empty(), "the reason");
+}

@@ -1,0 +1,133 @@
+//! The processes of a cgroup: joining it, finding them, killing them, and removing what they leave.
+
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::file::{children, read, write};
+use super::hierarchy::{Hierarchy, Version};
+use super::resources::{v1_directory, v2_directory};
+use super::{Error, freezer};
+
+/// Moves a process into the container's cgroup of one hierarchy.
+pub fn add(hierarchy: &Hierarchy, pid: i32) -> Result<(), Error> {
+    for _ in 0..5 {
+        match write(&hierarchy.path, "cgroup.procs", &pid.to_string()) {
+            // What the kernel says of a process that it is just starting (kernel commit 38dca9f0).
+            Err(error) if error.errno() == Some(Errno::INVAL) => sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
+    write(&hierarchy.path, "cgroup.procs", &pid.to_string())
+}
+
+/// The hierarchy that tells which processes the container has: all hold the same ones.
+fn representative(hierarchies: &[Hierarchy]) -> Option<&Path> {
+    v2_directory(hierarchies)
+        .or_else(|| v1_directory(hierarchies, "devices"))
+        .or_else(|| hierarchies.first().map(|hierarchy| hierarchy.path.as_path()))
+}
+
+/// Every process of the container, those in nested cgroups included.
+pub fn pids(hierarchies: &[Hierarchy]) -> Result<Vec<i32>, Error> {
+    let Some(dir) = representative(hierarchies) else { return Ok(Vec::new()) };
+    let mut pids = Vec::new();
+    collect_pids(dir, &mut pids)?;
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(pids)
+}
+
+fn collect_pids(dir: &Path, pids: &mut Vec<i32>) -> Result<(), Error> {
+    match read(dir, "cgroup.procs") {
+        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+        // Removed under our eyes; or threaded, and its processes are listed further up.
+        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP)) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    children(dir).iter().try_for_each(|child| collect_pids(child, pids))
+}
+
+/// Sends a signal to every process of the container, and leaves none out that appears meanwhile.
+pub fn kill_all(hierarchies: &[Hierarchy], signal: i32) -> Result<(), Error> {
+    if signal == libc::SIGKILL {
+        // cgroup.kill (Linux 5.14) reaches every process at once, frozen ones and those being forked included.
+        // A v1 freezer holds even killed processes.
+        if let Some(dir) = v2_directory(hierarchies)
+            && write(dir, "cgroup.kill", "1").is_ok()
+        {
+            return match v1_directory(hierarchies, "freezer") {
+                Some(_) => ignore_absent(freezer::freeze(hierarchies, false)),
+                None => Ok(()),
+            };
+        }
+    }
+    let was_frozen = freezer::is_frozen(hierarchies).unwrap_or(false);
+    // Frozen processes do not fork. Where freezing is not possible, signals are sent all the same.
+    let frozen = was_frozen || freezer::freeze(hierarchies, true).is_ok();
+    let result = pids(hierarchies).map(|pids| {
+        for pid in pids {
+            // SAFETY: kill(2) takes two numbers. A process that is gone by now gives ESRCH, which is as good.
+            unsafe { libc::kill(pid, signal) };
+        }
+    });
+    if frozen && (!was_frozen || signal == libc::SIGKILL) {
+        ignore_absent(freezer::freeze(hierarchies, false))?;
+    }
+    result
+}
+
+fn ignore_absent(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::NoFile { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes the container's cgroup from a hierarchy, nested ones first. One that is not there is fine.
+///
+/// A killed process is in its cgroup until it is reaped, so "busy" is asked again, for about a second.
+pub fn remove(dir: &Path) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match rustix::fs::rmdir(dir) {
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+            Err(Errno::INTR) => {}
+            // A read-only mount says so even of what is not there.
+            Err(Errno::ROFS) if !dir.exists() => return Ok(()),
+            Err(Errno::BUSY) if pause < Duration::from_millis(600) => {
+                for child in children(dir) {
+                    remove_quietly(&child);
+                }
+                match rustix::fs::rmdir(dir) {
+                    Ok(()) => return Ok(()),
+                    Err(_) => sleep(pause),
+                }
+                pause *= 2;
+            }
+            Err(errno) => return Err(Error::Remove { path: dir.into(), reason: errno.into() }),
+        }
+    }
+}
+
+fn remove_quietly(dir: &Path) {
+    children(dir).iter().for_each(|child| remove_quietly(child));
+    let _ = rustix::fs::rmdir(dir);
+}
+
+/// Removes what a `create` made, the last first; what others use by now stays.
+pub fn unmake(made: &[PathBuf]) {
+    for path in made.iter().rev() {
+        let _ = rustix::fs::rmdir(path);
+    }
+}
+
+/// The directories of the container, those of v2 last: hierarchies come and go in the order of /proc.
+pub fn directories(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Path> {
+    let on = |version| hierarchies.iter().filter(move |h| h.version == version);
+    on(Version::V1).chain(on(Version::V2)).map(|hierarchy| hierarchy.path.as_path())
+}

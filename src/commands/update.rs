@@ -1,0 +1,377 @@
+//! `update`: other limits for a container that is there already.
+//!
+//! What is given replaces what the saved configuration says; everything else stays. Zero and the empty string count
+//! as not given, as engines fill the fields they do not mean.
+
+use std::io::Read;
+
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice,
+};
+
+use crate::Error;
+use crate::cli::Global;
+use crate::container::{self, Container, Status};
+use crate::error::Os;
+
+/// Arguments of `update`.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// File with linux.resources as JSON, or - for standard input; all other options are ignored then
+    #[arg(short, long, value_name = "FILE")]
+    resources: Option<String>,
+    /// Relative weight for block devices, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    blkio_weight: Option<u16>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long, value_name = "USEC")]
+    cpu_period: Option<u64>,
+    /// CPU time in each period in microseconds
+    #[arg(long, value_name = "USEC", allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
+    /// CPU time that may be saved up for bursts in microseconds
+    #[arg(long, value_name = "USEC")]
+    cpu_burst: Option<u64>,
+    /// Relative share of CPU time
+    #[arg(long, value_name = "SHARES")]
+    cpu_share: Option<u64>,
+    /// Period of real-time scheduling in microseconds
+    #[arg(long, value_name = "USEC")]
+    cpu_rt_period: Option<u64>,
+    /// Real-time scheduled time in each period in microseconds
+    #[arg(long, value_name = "USEC", allow_hyphen_values = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// 1 to run only when nothing else does, 0 for normal scheduling
+    #[arg(long, value_name = "0|1")]
+    cpu_idle: Option<i64>,
+    /// CPUs to use, as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// Memory limit in bytes, or with a unit; -1 for none
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size)]
+    memory: Option<i64>,
+    /// Memory that the container is to be left
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size)]
+    memory_reservation: Option<i64>,
+    /// Limit on memory and swap together
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size)]
+    memory_swap: Option<i64>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_hyphen_values = true, value_parser = size)]
+    kernel_memory: Option<i64>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_hyphen_values = true, value_parser = size)]
+    kernel_memory_tcp: Option<i64>,
+    /// Largest number of processes and threads; -1 for any
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// Not supported
+    #[arg(long, hide = true)]
+    l3_cache_schema: Option<String>,
+    /// Not supported
+    #[arg(long, hide = true)]
+    mem_bw_schema: Option<String>,
+    /// Id of the container
+    id: String,
+}
+
+/// Applies the new limits, and saves them.
+///
+/// # Errors
+/// A container that does not run; a limit that the kernel does not take. The old ones are then set again.
+pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
+    for (flag, value) in [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)] {
+        if value.is_some() {
+            return Err(Error::new(format_args!("--{flag}: Intel RDT is not supported")));
+        }
+    }
+    let container = Container::load(&global.root, &args.id)?;
+    let given = match args.resources.as_deref() {
+        Some(file) => read(file)?,
+        None => args.resources(),
+    };
+    if matches!(container.status()?, Status::Stopped | Status::Creating) {
+        return Err(container::Error::NotRunning.into());
+    }
+    let mut spec = container.spec()?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let old = linux.resources().clone().unwrap_or_default();
+    let new = merge(&old, &given);
+    let cgroup = container.cgroup()?;
+    if let Err(error) = cgroup.apply(&change(&old, &given, &new)) {
+        // What has been written before the error; whatever was not limited then stays as it is.
+        let mut old = old;
+        old.set_devices(None);
+        let _ = cgroup.apply(&old);
+        return Err(Error::new(error));
+    }
+    linux.set_resources(Some(new));
+    spec.set_linux(Some(linux));
+    container.save_spec(&spec)?;
+    Ok(0)
+}
+
+fn read(file: &str) -> Result<LinuxResources, Error> {
+    let failed = |e: std::io::Error| Error::new(format_args!("{file}: {}", Os::from(e)));
+    let mut text = String::new();
+    if file == "-" {
+        std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+    } else {
+        text = std::fs::read_to_string(file).map_err(failed)?;
+    }
+    serde_json::from_str(&text).map_err(|e| Error::new(format_args!("{file}: {e}")))
+}
+
+impl Args {
+    fn resources(&self) -> LinuxResources {
+        let mut memory = LinuxMemory::default();
+        memory
+            .set_limit(self.memory)
+            .set_reservation(self.memory_reservation)
+            .set_swap(self.memory_swap)
+            .set_kernel(self.kernel_memory)
+            .set_kernel_tcp(self.kernel_memory_tcp);
+        let mut cpu = LinuxCpu::default();
+        cpu.set_period(self.cpu_period)
+            .set_quota(self.cpu_quota)
+            .set_burst(self.cpu_burst)
+            .set_shares(self.cpu_share)
+            .set_realtime_period(self.cpu_rt_period)
+            .set_realtime_runtime(self.cpu_rt_runtime)
+            .set_idle(self.cpu_idle)
+            .set_cpus(self.cpuset_cpus.clone())
+            .set_mems(self.cpuset_mems.clone());
+        let mut block_io = LinuxBlockIo::default();
+        block_io.set_weight(self.blkio_weight);
+        let mut resources = LinuxResources::default();
+        resources.set_memory(Some(memory)).set_cpu(Some(cpu)).set_block_io(Some(block_io));
+        resources.set_pids(self.pids_limit.map(|limit| {
+            let mut pids = LinuxPids::default();
+            pids.set_limit(limit);
+            pids
+        }));
+        resources
+    }
+}
+
+/// The saved limits, with those that are given in their place.
+fn merge(old: &LinuxResources, given: &LinuxResources) -> LinuxResources {
+    let mut new = old.clone();
+    if let Some(given) = given.memory() {
+        let mut memory = old.memory().unwrap_or_default();
+        // Lifting the limit on memory lifts that on swap, unless there is one for it.
+        let old_swap = if given.limit() == Some(-1) { None } else { memory.swap() };
+        memory
+            .set_limit(number(given.limit()).or(memory.limit()))
+            .set_reservation(number(given.reservation()).or(memory.reservation()))
+            .set_swap(number(given.swap()).or(old_swap))
+            .set_kernel(given.kernel().or(memory.kernel()))
+            .set_kernel_tcp(given.kernel_tcp().or(memory.kernel_tcp()))
+            .set_swappiness(given.swappiness().or(memory.swappiness()))
+            .set_disable_oom_killer(given.disable_oom_killer().or(memory.disable_oom_killer()))
+            .set_use_hierarchy(given.use_hierarchy().or(memory.use_hierarchy()))
+            .set_check_before_update(given.check_before_update().or(memory.check_before_update()));
+        new.set_memory(Some(memory));
+    }
+    if let Some(given) = given.cpu() {
+        let mut cpu = old.cpu().clone().unwrap_or_default();
+        let text = |given: &Option<String>, old: &Option<String>| {
+            given.clone().filter(|list| !list.is_empty()).or_else(|| old.clone())
+        };
+        let (cpus, mems) = (text(given.cpus(), cpu.cpus()), text(given.mems(), cpu.mems()));
+        cpu.set_shares(number(given.shares()).or(cpu.shares()))
+            .set_quota(number(given.quota()).or(cpu.quota()))
+            .set_period(number(given.period()).or(cpu.period()))
+            .set_burst(given.burst().or(cpu.burst()))
+            .set_idle(given.idle().or(cpu.idle()))
+            .set_realtime_runtime(number(given.realtime_runtime()).or(cpu.realtime_runtime()))
+            .set_realtime_period(number(given.realtime_period()).or(cpu.realtime_period()))
+            .set_cpus(cpus)
+            .set_mems(mems);
+        new.set_cpu(Some(cpu));
+    }
+    if let Some(pids) = given.pids().filter(|pids| pids.limit() != 0) {
+        new.set_pids(Some(pids));
+    }
+    if let Some(given) = given.block_io() {
+        new.set_block_io(Some(merge_block_io(&old.block_io().clone().unwrap_or_default(), given)));
+    }
+    if let Some(unified) = given.unified() {
+        let mut keys = old.unified().clone().unwrap_or_default();
+        keys.extend(unified.clone());
+        new.set_unified(Some(keys));
+    }
+    new.set_hugepage_limits(given.hugepage_limits().clone().or_else(|| old.hugepage_limits().clone()));
+    new.set_network(given.network().clone().or_else(|| old.network().clone()));
+    new.set_rdma(given.rdma().clone().or_else(|| old.rdma().clone()));
+    new.set_devices(given.devices().clone().or_else(|| old.devices().clone()));
+    new
+}
+
+fn number<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
+    value.filter(|value| *value != T::default())
+}
+
+/// A device's entry replaces the one that it had.
+fn merge_block_io(old: &LinuxBlockIo, given: &LinuxBlockIo) -> LinuxBlockIo {
+    type List<T> = Option<Vec<T>>;
+    fn upsert<T: Copy>(old: &List<T>, given: &List<T>, device: impl Fn(&T) -> (i64, i64)) -> List<T> {
+        let Some(given) = given else { return old.clone() };
+        let is_given = |entry: &&T| given.iter().any(|other| device(other) == device(entry));
+        let kept = old.iter().flatten().filter(|entry| !is_given(entry)).copied();
+        Some(kept.chain(given.iter().copied()).collect())
+    }
+    let weight = |d: &LinuxWeightDevice| (d.major(), d.minor());
+    let throttle = |d: &LinuxThrottleDevice| (d.major(), d.minor());
+    let mut io = old.clone();
+    io.set_weight(number(given.weight()).or(old.weight()))
+        .set_leaf_weight(number(given.leaf_weight()).or(old.leaf_weight()))
+        .set_weight_device(upsert(old.weight_device(), given.weight_device(), weight))
+        .set_throttle_read_bps_device(upsert(
+            old.throttle_read_bps_device(),
+            given.throttle_read_bps_device(),
+            throttle,
+        ))
+        .set_throttle_write_bps_device(upsert(
+            old.throttle_write_bps_device(),
+            given.throttle_write_bps_device(),
+            throttle,
+        ))
+        .set_throttle_read_iops_device(upsert(
+            old.throttle_read_iops_device(),
+            given.throttle_read_iops_device(),
+            throttle,
+        ))
+        .set_throttle_write_iops_device(upsert(
+            old.throttle_write_iops_device(),
+            given.throttle_write_iops_device(),
+            throttle,
+        ));
+    io
+}
+
+/// What has to be written: the fields that are given, and those that the kernel takes together with them.
+fn change(old: &LinuxResources, given: &LinuxResources, new: &LinuxResources) -> LinuxResources {
+    let mut change = given.clone();
+    if let (Some(mut memory), Some(new)) = (*given.memory(), *new.memory()) {
+        if number(memory.limit()).is_some() || number(memory.swap()).is_some() {
+            memory.set_limit(new.limit()).set_swap(new.swap());
+        }
+        change.set_memory(Some(memory));
+    }
+    if let (Some(mut cpu), Some(new)) = (given.cpu().clone(), new.cpu()) {
+        if number(cpu.quota()).is_some() || number(cpu.period()).is_some() {
+            cpu.set_quota(new.quota()).set_period(new.period());
+        }
+        change.set_cpu(Some(cpu));
+    }
+    // Engines send the device rules along. Where they are the same ones, whatever else has given the container a
+    // device since is left alone.
+    if given.devices() == old.devices() {
+        change.set_devices(None);
+    }
+    change
+}
+
+/// A size as Docker's tools take it: `-1`, bytes, or a number with a unit of 1024: `64m`, `1.5GiB`, `512 kb`.
+fn size(text: &str) -> Result<i64, String> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let bad = || format!("invalid size: '{text}'");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit);
+    let power = match unit {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(bad()),
+    };
+    let scale = 1u64 << (10 * power);
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(scale).and_then(|bytes| i64::try_from(bytes).ok()).ok_or_else(bad);
+    }
+    let value: f64 = number.parse().map_err(|_| bad())?;
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as the original does")]
+    Ok((value * scale as f64) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(text: &str) -> LinuxResources {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("-1", -1),
+            ("65536", 65536),
+            ("64m", 64 << 20),
+            ("64M", 64 << 20),
+            ("64mb", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("1.5g", 3 << 29),
+            ("2 kb", 2048),
+            ("7b", 7),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "m", "-2", "1x", "1.2.3", "9999999999999p", "5 5"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_stays() {
+        let old = resources(
+            r#"{"memory":{"limit":100,"swap":200,"reservation":50},"cpu":{"shares":512,"quota":5,"period":10},
+                "pids":{"limit":7},"blockIO":{"throttleReadBpsDevice":[
+                {"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":1}]}}"#,
+        );
+        let given = resources(
+            r#"{"memory":{"limit":150,"swap":0},"cpu":{"shares":0,"quota":6,"cpus":""},"pids":{},
+                "blockIO":{"weight":0,"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":2}]}}"#,
+        );
+        let new = merge(&old, &given);
+        let expected = resources(
+            r#"{"memory":{"limit":150,"swap":200,"reservation":50},"cpu":{"shares":512,"quota":6,"period":10},
+                "pids":{"limit":7},"blockIO":{"throttleReadBpsDevice":[
+                {"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":2}]}}"#,
+        );
+        assert_eq!(new, expected);
+        // Both limits on memory go together, quota and period too; what is not given is not written again.
+        let change = change(&old, &given, &new);
+        let memory = change.memory().unwrap();
+        assert_eq!((memory.limit(), memory.swap(), memory.reservation()), (Some(150), Some(200), None));
+        let cpu = change.cpu().clone().unwrap();
+        assert_eq!((cpu.quota(), cpu.period(), cpu.shares()), (Some(6), Some(10), Some(0)));
+    }
+
+    #[test]
+    fn lifting_the_memory_limit_lifts_that_on_swap() {
+        let old = resources(r#"{"memory":{"limit":100,"swap":200}}"#);
+        let new = merge(&old, &resources(r#"{"memory":{"limit":-1}}"#));
+        assert_eq!((new.memory().unwrap().limit(), new.memory().unwrap().swap()), (Some(-1), None));
+    }
+
+    #[test]
+    fn unchanged_device_rules_are_left_alone() {
+        let rules = r#"{"devices":[{"allow":false,"access":"rwm"}]}"#;
+        let (old, given) = (resources(rules), resources(rules));
+        assert!(change(&old, &given, &merge(&old, &given)).devices().is_none());
+        let given = resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#);
+        assert_eq!(change(&old, &given, &merge(&old, &given)).devices(), given.devices());
+    }
+}
