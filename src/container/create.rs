@@ -270,7 +270,7 @@ fn prepare_module(name: &str, file: &OwnedFd, choice: Choice) -> Result<Message,
         return Ok(Message::Native);
     }
     let progress = io::stderr().is_terminal();
-    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress)?;
+    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, None)?;
     Ok(Message::Handler(program, artifact))
 }
 
