@@ -4,7 +4,7 @@
 //! Invariant: nothing is claimed here that a container would be refused for, and what another module decides
 //! is asked from that module.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
 use oci_spec::runtime::{
@@ -98,6 +98,7 @@ fn features() -> Result<Features, Unknown> {
         .annotations(HashMap::from([
             ("org.coracle.version".to_owned(), crate::VERSION.to_owned()),
             ("org.coracle.wasm.handlers".to_owned(), WASM_HANDLERS.to_owned()),
+            ("org.coracle.wasm.imports".to_owned(), wasm_imports()),
         ]))
         .potentially_unsafe_config_annotations(strings(&ANNOTATIONS))
         .build()?;
@@ -133,6 +134,12 @@ fn named<T: DeserializeOwned>(names: &[&str]) -> Result<T, serde_json::Error> {
     serde_json::from_value(names.into())
 }
 
+/// The modules that a guest may import functions from.
+fn wasm_imports() -> String {
+    let modules: BTreeSet<_> = coracle_abi::IMPORTS.iter().map(|import| import.module).collect();
+    modules.into_iter().collect::<Vec<_>>().join(",")
+}
+
 /// In the order of their numbers, as capabilities(7) counts them.
 fn capabilities() -> Vec<String> {
     let mut all: Vec<_> = caps::all().into_iter().collect();
@@ -162,5 +169,7 @@ mod tests {
         assert!(!has(&seccomp["actions"], "SCMP_ACT_NOTIFY"));
         assert!(has(&seccomp["supportedFlags"], "SECCOMP_FILTER_FLAG_LOG"));
         assert_eq!(features["annotations"]["org.coracle.wasm.handlers"], "wasi");
+        let imports = features["annotations"]["org.coracle.wasm.imports"].as_str().unwrap();
+        assert!(imports.split(',').any(|module| module == "wasi_snapshot_preview1"), "{imports}");
     }
 }
