@@ -28,6 +28,11 @@ fn native(host: &Host) -> Result<()> {
         .into_iter()
         .filter(|program| run(host, program, &container).output().is_ok_and(|o| o.status.success()))
         .collect();
+    ensure!(
+        !programs.is_empty() && programs[0] == coracle(),
+        "{} cannot run the bundle",
+        coracle().display()
+    );
     println!("run of /bin/true, {ROUNDS} rounds in turn:");
     let mut times = vec![Vec::new(); programs.len()];
     for _ in 0..ROUNDS {
@@ -98,7 +103,7 @@ fn median(times: &mut [Duration]) -> Duration {
 }
 
 /// crun refuses a hybrid tree in which cgroup2 has a controller. On such a host the one that is there, hugetlb, moves to
-/// a v1 hierarchy for as long as this lives.
+/// a v1 hierarchy for as long as this lives, if no cgroup stands in its way.
 struct Hugetlb;
 
 impl Hugetlb {
@@ -110,9 +115,10 @@ impl Hugetlb {
             return None;
         }
         fs::create_dir_all(Self::DIRECTORY).ok()?;
+        let moved = Hugetlb;
         let mount = ["-t", "cgroup", "-o", "hugetlb", "cgroup", Self::DIRECTORY];
         command("mount").args(mount).finish().ok()?.ok().ok()?;
-        Some(Hugetlb)
+        Some(moved)
     }
 }
 
