@@ -260,7 +260,8 @@ fn a_large_module_is_remembered_and_noticed_to_change() {
     let path = bench.path("module");
     let ask = || {
         let file = File::open(&path).unwrap();
-        artifact(&bench.compiler, Some(&bench.cache), file.as_fd(), "/m", false, Origin::Container(None)).unwrap()
+        artifact(&bench.compiler, Some(&bench.cache), file.as_fd(), "/m", false, Origin::Container(None))
+            .unwrap()
     };
     let mut content = vec![1; 300_000];
     fs::write(&path, &content).unwrap();
@@ -280,6 +281,48 @@ fn a_large_module_is_remembered_and_noticed_to_change() {
     assert!(found.compiled);
     assert_ne!(found.module, before);
     assert_eq!(bench.runs(), 2);
+}
+
+/// A module of 300 KB on an overlay that is mounted nowhere; none if we may not mount one.
+fn module_on_overlay(root: &Path) -> Option<File> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    for (option, name) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+        let path = root.join(name);
+        fs::create_dir(&path).unwrap();
+        rustix::mount::fsconfig_set_string(context.as_fd(), option, path).ok()?;
+    }
+    let module = root.join("lower/module");
+    fs::write(&module, vec![7; 300_000]).unwrap();
+    // As unpacked from an image: an old time of modification.
+    let old = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    File::options().write(true).open(&module).unwrap().set_times(old).unwrap();
+    rustix::mount::fsconfig_create(context.as_fd()).ok()?;
+    let mount =
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+            .ok()?;
+    Some(rustix::fs::openat(&mount, "module", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?.into())
+}
+
+#[test]
+fn an_overlay_is_believed_if_it_is_the_root_file_system() {
+    let bench = Bench::new(ECHO);
+    let Some(module) = module_on_overlay(bench.root.path()) else {
+        return;
+    };
+    std::thread::sleep(Duration::from_millis(2100));
+    let device = module.metadata().unwrap().dev();
+    for (rootfs, records) in [(None, 0), (Some(device + 1), 0), (Some(device), 1), (Some(device), 1)] {
+        let origin = Origin::Container(rootfs);
+        artifact(&bench.compiler, Some(&bench.cache), module.as_fd(), "/m", false, origin).unwrap();
+        let names = bench.names();
+        assert_eq!(
+            names.iter().filter(|name| name.starts_with(digest::RECORD)).count(),
+            records,
+            "{rootfs:?}"
+        );
+    }
+    assert_eq!(bench.runs(), 1);
 }
 
 #[test]
