@@ -31,7 +31,9 @@ impl Engine {
         let conf = format!(
             "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\n\
              [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
-             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n"
+             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n\
+             conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
+            engine.host.cache_dir().display()
         );
         fs::write(engine.path().join("containers.conf"), conf)?;
         fs::write(engine.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
@@ -57,7 +59,7 @@ impl Engine {
         let mut command = command(name);
         command
             .env("CONTAINERS_CONF", self.path().join("containers.conf"))
-            .env("CORACLE_CACHE", self.host.cache_dir())
+            .env("CORACLE_CACHE_DIR", self.host.cache_dir())
             .arg("--root")
             .arg(self.path().join("storage"))
             .arg("--runroot")

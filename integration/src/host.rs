@@ -59,7 +59,7 @@ impl Host {
         self.path().join("state")
     }
 
-    /// The runtime's cache of compiled modules and seccomp programs.
+    /// The runtime's cache of compiled modules.
     #[must_use]
     pub fn cache_dir(&self) -> PathBuf {
         self.path().join("cache")
@@ -74,7 +74,7 @@ impl Host {
     /// Another runtime program, with this host's state directory and cache.
     pub fn runtime_at(&self, program: impl AsRef<Path>) -> Command {
         let mut command = command(program.as_ref());
-        command.env("CORACLE_CACHE", self.cache_dir()).arg("--root").arg(self.state_dir());
+        command.env("CORACLE_CACHE_DIR", self.cache_dir()).arg("--root").arg(self.state_dir());
         command
     }
 

@@ -135,8 +135,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;
     let mut served = Served::new(choice);
-    while !served.next(&ours, || Ok(()))? {}
-    set_rlimits(pid, process)?;
+    while !served.next(&ours, || Ok(()), || set_rlimits(pid, process))? {}
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
     }

@@ -49,6 +49,13 @@ pub fn become_program(program: Program<'_>, startup: &Startup<'_>, socket: Socke
     set_habits(process, startup)?;
     scene::own_stdio(identity.uid())?;
 
+    // Hard limits are raised with the host's CAP_SYS_RESOURCE or not at all, and those of another user's process
+    // cannot be set without it: so the parent does it, now.
+    if process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+        socket.send(&Message::SetLimits)?;
+        socket.await_continue()?;
+    }
+
     // From here on we are the container's user.
     identity.assume(user.additional_gids().as_deref().unwrap_or_default())?;
     identity.act()?;

@@ -1,4 +1,4 @@
-;; stdout: the old name
+;; expect: exit 0, stdout `the old name`
 ;; WASI's first name, as compilers of 2019 imported it.
 (module
   (import "wasi_unstable" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))

@@ -1,5 +1,4 @@
-;; exit: 134
-;; stderr: unreachable
+;; expect: exit 134, stderr `unreachable`, frames `inner`
 (module
   (memory (export "memory") 1)
   (func $inner unreachable)
