@@ -57,12 +57,24 @@ enum Verb {
 pub fn run(args: &Args, _global: &Global) -> Result<u8, Error> {
     let cache = Cache::new(Directory::open_default().map_err(Error::new)?);
     match &args.verb {
-        Verb::Compile { files } => files.iter().try_for_each(|file| compile(&cache, file)).map(|()| 0),
+        Verb::Compile { files } => compile_all(&cache, files),
         Verb::Ls { format } => list(&cache, format == "json").map(|()| 0),
         Verb::Prune { all: true, .. } => cache.clear().map(|()| 0).map_err(|e| io_error(&cache, e)),
         Verb::Prune { older_than, max_size, .. } => prune(&cache, *older_than, *max_size).map(|()| 0),
         Verb::Verify => verify(&cache),
     }
+}
+
+/// One bad module does not keep the others from being compiled.
+fn compile_all(cache: &Cache, files: &[PathBuf]) -> Result<u8, Error> {
+    let mut failures: Vec<Error> = files.iter().filter_map(|file| compile(cache, file).err()).collect();
+    let Some(last) = failures.pop() else {
+        return Ok(0);
+    };
+    for failure in failures {
+        eprintln!("{failure}");
+    }
+    Err(last)
 }
 
 fn compile(cache: &Cache, path: &Path) -> Result<(), Error> {

@@ -43,7 +43,12 @@ pub struct Namespaces {
 #[derive(Debug)]
 pub enum Cloned {
     /// We are the parent; this is the child.
-    Parent { pid: i32, pidfd: OwnedFd },
+    Parent {
+        /// Its pid in our namespace.
+        pid: i32,
+        /// The same, as a descriptor.
+        pidfd: OwnedFd,
+    },
     /// We are the child.
     Child,
 }

@@ -80,6 +80,8 @@ fn run(compiler: &Path, input: File, output: &File, message: &File, bar: bool) -
         // The bar goes to the terminal, so the message needs a way of its own.
         inherited = Some(message.as_raw_fd());
         command.args(["--progress", "--message-fd", &message.as_raw_fd().to_string()]);
+        // Without it the bar takes the terminal for a dumb one.
+        command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
     } else {
         command.stderr(Stdio::from(message.try_clone()?));
     }

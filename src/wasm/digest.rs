@@ -159,7 +159,7 @@ const OVERLAY: i64 = 0x794c_7630;
 
 /// Whether a file system's change times come from this kernel's clock and nowhere else. Magic numbers as in
 /// statfs(2).
-fn keeps_times(kind: i64) -> bool {
+pub(super) fn keeps_times(kind: i64) -> bool {
     const EXT: i64 = 0xef53;
     const XFS: i64 = 0x5846_5342;
     const BTRFS: i64 = 0x9123_683e;
