@@ -11,7 +11,7 @@ PROGRAMS   := coracle coracle-wasmc coracle-wasi
 
 export CORACLE_LIBEXEC := $(LIBEXEC)
 
-.PHONY: help setup build demo test test-vm install uninstall clean distclean
+.PHONY: help setup build demo test bench test-vm install uninstall clean distclean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -41,6 +41,11 @@ test: ## Set up, build, and run all checks and tests
 	@scripts/setup build demo test
 	@$(MAKE) --no-print-directory build
 	@TARGET_DIR="$(TARGET_DIR)" CARGO="$(CARGO)" scripts/test
+
+bench: ## Measure start times against crun and runc (as root, on an idle machine)
+	@scripts/setup build demo test
+	@$(MAKE) --no-print-directory build
+	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench
 
 test-vm: ## Run the tests that need cgroup v2 and systemd in a virtual machine
 	@test -x vm-image/test-vm/run || { echo "vm-image/test-vm/run is not there" >&2; exit 1; }

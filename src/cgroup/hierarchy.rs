@@ -120,7 +120,7 @@ fn clean(path: &Path) -> Option<PathBuf> {
 fn mounts() -> Result<Vec<Mount>, Error> {
     // Most hosts have v2 alone: one statfs(2) instead of a list of every mount.
     const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-    if rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| i64::from(fs.f_type) == CGROUP2_SUPER_MAGIC) {
+    if rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC) {
         let (root, point) = (PathBuf::from("/"), PathBuf::from(CGROUP_ROOT));
         return Ok(vec![Mount { version: Version::V2, controllers: Vec::new(), root, point }]);
     }

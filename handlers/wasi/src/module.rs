@@ -5,7 +5,8 @@ use std::{mem::ManuallyDrop, os::fd::RawFd};
 use coracle_abi::{Unsatisfied, ValType, resolve};
 use wasmer::{
     Engine, ExternType, FunctionEnv, FunctionType, Imports, Instance, InstantiationError, Module,
-    RuntimeError, Store, Type, sys::EngineBuilder,
+    RuntimeError, Store, Type,
+    sys::{EngineBuilder, vm::set_stack_size},
 };
 
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     start::Start,
     state::State,
 };
+
+/// Stack for the guest's calls, as large as a native program's usually is. Only what is used of it takes memory.
+const STACK: usize = 8 << 20;
 
 /// Why a guest did not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,7 @@ pub enum Error {
 /// # Safety
 /// As [`artifact::load`].
 pub unsafe fn run(start: Start) -> Result<(), Error> {
+    set_stack_size(STACK);
     let engine = Engine::from(EngineBuilder::headless().engine());
     let fd: RawFd = start.artifact.ok_or(artifact::Error::Missing)?;
     // SAFETY: the caller's.

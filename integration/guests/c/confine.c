@@ -52,6 +52,14 @@ int main(void) {
     unlink("/confine-self");
     unlink("/confine-mem");
     unlink("/confine-out");
+    /* but these mean the guest's own */
+    if (lstat("/dev/stdout", &it) == 0) {
+        FILE *out = fopen("/dev/stdout", "w");
+        CHECK(out && fputs("", out) >= 0 && fclose(out) == 0);
+        int fd = open("/dev/fd/1", O_WRONLY);
+        CHECK(fd >= 3 && close(fd) == 0);
+        FAILS(open("/dev/fd/77", O_RDONLY), ENOENT);
+    }
     /* the rest of /proc is a guest's like anybody's */
     FILE *status = fopen("/proc/self/status", "r");
     char line[128];

@@ -76,7 +76,8 @@ int main(void) {
     there[0] = good;
     there[1] = 0xffffffff;
     WASI(raw_write(fd, good, 1, good + 64), EFAULT_);
-    WASI(raw_poll(good, good, 0x20000000, good), EFAULT_);
+    WASI(raw_poll(good, good, 0x10000, good), EFAULT_);
+    WASI(raw_poll(good, good, 0x20000000, good), __WASI_ERRNO_INVAL);
     WASI(raw_random(good, 0xffffffff), EFAULT_);
     /* descriptors that are none */
     WASI(raw_read(-1, good, 0, good), __WASI_ERRNO_BADF);

@@ -44,6 +44,8 @@ int main(void) {
     CHECK(posix_fallocate(fd, 0, 10) == 0 && fstat(fd, &stat_) == 0 && stat_.st_size == 8192);
     CHECK(posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL) == 0);
     CHECK(fsync(fd) == 0 && fdatasync(fd) == 0);
+    CHECK(pwrite(fd, "far", 3, 5ll << 30) == 3 && fstat(fd, &stat_) == 0 && stat_.st_size == (5ll << 30) + 3);
+    CHECK(lseek(fd, -1, SEEK_END) == (5ll << 30) + 2 && read(fd, buffer, 2) == 1 && buffer[0] == 'r');
     CHECK(close(fd) == 0);
     FAILS(close(fd), EBADF);
     FAILS(read(fd, buffer, 1), EBADF);

@@ -97,7 +97,7 @@ fn from_linux(linux: OFlags) -> u16 {
     flags
 }
 
-/// fcntl(2) F_SETFL. Linux cannot change how writes are synchronised, so those flags must stay as they are.
+/// fcntl(2) F_SETFL. Linux cannot change how writes are synchronised of a file that is open; to ask for it fails.
 pub fn fd_fdstat_set_flags(state: &mut State, _: Memory<'_>, fd: u32, flags: u32) -> Result {
     const SYNC: u16 = fdflags::DSYNC | fdflags::RSYNC | fdflags::SYNC;
     let flags = u16::try_from(flags).map_err(|_| Errno::Inval)?;

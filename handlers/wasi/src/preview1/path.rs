@@ -5,8 +5,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use rustix::fs::{
-    AtFlags, Mode, OFlags, linkat, mkdirat, readlinkat, renameat, symlinkat, unlinkat, utimensat,
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, linkat, mkdirat, readlinkat, renameat, symlinkat, unlinkat, utimensat},
+    io::fcntl_dupfd_cloexec,
 };
 
 use super::descriptor::{layout, timestamps, to_linux};
@@ -169,9 +170,12 @@ pub fn path_open(
         (_, false) => OFlags::RDONLY,
     };
     let dir = state.descriptors.directory(fd, needed)?;
-    let (new, stat) =
-        resolve::open(dir.fd.as_fd(), dir.confinement, &path, open, Mode::from_raw_mode(0o666))?;
-    let mut new = Descriptor::with(new, &stat, open);
+    let mode = Mode::from_raw_mode(0o666);
+    let mut new = match resolve::open(dir.fd.as_fd(), dir.confinement, &path, open, mode) {
+        Ok((new, stat)) => Descriptor::with(new, &stat, open),
+        Err(Errno::Loop) if dir.confinement == Confinement::Container => duplicate(state, &path)?,
+        Err(errno) => return Err(errno),
+    };
     if new.filetype == filetype::DIRECTORY {
         // What is given up on a directory is given up for those beneath it.
         new.rights &= dir.rights | !rights::DIRECTORY;
@@ -183,6 +187,24 @@ pub fn path_open(
     new.confinement = dir.confinement;
     let number = state.descriptors.insert(new)?;
     memory.write_u32(opened, number).inspect_err(|_| drop(state.descriptors.remove(number)))
+}
+
+/// `/dev/stdout` and its like: links to `/proc/self/fd`, where the runner's descriptors are and not the guest's.
+/// Programs open them to log, so they mean the guest's own descriptors here.
+fn duplicate(state: &State, path: &CString) -> Result<Descriptor> {
+    let number = match path.as_bytes() {
+        b"dev/stdin" => 0,
+        b"dev/stdout" => 1,
+        b"dev/stderr" => 2,
+        other => {
+            let number = other.strip_prefix(b"dev/fd/").and_then(|it| str::from_utf8(it).ok());
+            number.and_then(|it| it.parse().ok()).ok_or(Errno::Loop)?
+        }
+    };
+    let original = state.descriptors.get(number).map_err(|_| Errno::NoEnt)?;
+    let mut copy = Descriptor::new(fcntl_dupfd_cloexec(&original.fd, 3)?)?;
+    copy.rights &= original.rights;
+    Ok(copy)
 }
 
 /// readlinkat(2); a target longer than the buffer is cut.

@@ -20,6 +20,9 @@ use crate::{
     types::{Errno, Result, rights},
 };
 
+/// More than a process can have descriptors (by default); a list is copied before it is used.
+const MAX_SUBSCRIPTIONS: u32 = 1 << 20;
+
 /// What a subscription waits for, whatever version of the record it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -110,7 +113,7 @@ pub fn poll_for<const N: usize>(
     stored: u32,
     parse: impl Fn(&[u8; N]) -> Result<Subscription>,
 ) -> Result {
-    if count == 0 {
+    if count == 0 || count > MAX_SUBSCRIPTIONS {
         return Err(Errno::Inval);
     }
     // Both lists are checked before anything is allocated for them.
