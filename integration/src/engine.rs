@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::command::{Finished, Run, command};
+use crate::command::{Finished, Run, command, eventually};
 use crate::coracle;
 use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
 
@@ -154,9 +154,11 @@ impl Engine {
             l.starts_with("cgroup ") && l.ends_with(" of []") && !l.contains("/libpod-")
                 || l.starts_with("mount ") && l.contains("/storage/overlay ")
         };
-        let left: Vec<_> = self.host.leftovers()?.into_iter().filter(|l| !podmans(l)).collect();
-        ensure!(left.is_empty(), "left behind: {left:#?}");
-        Ok(())
+        // conmon ends a moment after its container.
+        eventually("the end of all that containers had", || {
+            Ok(self.host.leftovers()?.iter().all(|l| podmans(l)))
+        })
+        .with_context(|| format!("left behind: {:#?}", self.host.leftovers()))
     }
 }
 

@@ -135,7 +135,9 @@ impl Host {
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         if let Ok(entries) = fs::read_dir(self.state_dir()) {
-            found.extend(entries.flatten().map(|e| format!("state {}", e.path().display())));
+            // Ids cannot begin with a dot: `.seccomp` is a cache of the runtime's.
+            let ids = entries.flatten().filter(|e| !e.file_name().as_encoded_bytes().starts_with(b"."));
+            found.extend(ids.map(|e| format!("state {}", e.path().display())));
         }
         for dir in Self::cgroup_dirs(&self.name) {
             found.extend(

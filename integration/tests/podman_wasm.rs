@@ -167,7 +167,7 @@ fn a_pod_with_a_native_and_a_wasm_container() -> Result<()> {
     engine.podman().args(["run", "--detach", "--pod", "p", "--name", "w", "show", "tick"]).finish()?.ok()?;
     eventually("ticking", || Ok(engine.do_podman(&["logs", "w"])?.stdout.contains("ticking")))?;
     let ps = engine.do_podman(&["ps", "--filter", "pod=p", "--format", "{{.Names}} {{.State}}"])?.ok()?;
-    assert!(ps.stdout.contains("n running") && ps.stdout.contains("w running"), "{ps}");
+    assert!(ps.stdout.contains("n Up") && ps.stdout.contains("w Up"), "{ps}");
     engine.do_podman(&["pod", "stop", "--time=5", "p"])?.ok()?;
     engine.do_podman(&["pod", "rm", "p"])?.ok()?;
     engine.is_clean()

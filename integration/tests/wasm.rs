@@ -211,6 +211,7 @@ fn sigterm_ends_a_guest_at_once() -> Result<()> {
     container.create()?.start()?;
     container.kill("INT")?;
     assert_eq!(container.wait_exit()?, 130);
+    container.delete()?;
     // Blocked in a read.
     let container = show(&host, &["stdin"])?;
     let mut run = container.run_command(&[])?.stdin(std::process::Stdio::piped()).job()?;

@@ -44,12 +44,14 @@ pub fn check(module: &[u8]) -> Result<(), Error> {
 }
 
 fn check_one(import: &Import<'_>, types: &[FuncType]) -> Result<(), Error> {
-    let name = format!("{}.{}", import.module, import.name).escape_debug().to_string();
+    // Names are any text; escaped, they stay on one line and print as they are. Ours have nothing to escape.
+    let (module, item) = (import.module.escape_debug().to_string(), import.name.escape_debug().to_string());
+    let name = format!("{module}.{item}");
     let kind = match import.ty {
         TypeRef::Func(index) | TypeRef::FuncExact(index) => {
             let ty = types.get(index as usize).ok_or_else(|| Error::UndefinedType(name.clone()))?;
             let (params, results) = (abi_types(ty.params()), abi_types(ty.results()));
-            coracle_abi::resolve(import.module, import.name, &params, &results)?;
+            coracle_abi::resolve(&module, &item, &params, &results)?;
             return Ok(());
         }
         TypeRef::Memory(memory) if memory.shared => return Err(Error::SharedMemory(name)),

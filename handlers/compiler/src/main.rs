@@ -53,9 +53,10 @@ fn main() -> ExitCode {
     let Err(error) = run(args.progress) else {
         return ExitCode::SUCCESS;
     };
-    // An error of a parser may span lines and point into its input: the first line says it all.
+    // An error of a parser may span lines and point into its input: the first line says it all. It may also
+    // quote the module, which must not get to control the terminal.
     let text = error.to_string();
-    let line = format!("{}\n", text.lines().next().unwrap_or("unknown error"));
+    let line = text.lines().next().unwrap_or("unknown error").replace(char::is_control, "?") + "\n";
     match args.message_fd {
         // SAFETY: the caller gave the descriptor to us by this number, and nothing else here uses it.
         Some(fd) => drop(File::from(unsafe { OwnedFd::from_raw_fd(fd) }).write_all(line.as_bytes())),
