@@ -45,17 +45,24 @@ pub enum Error {
     },
 }
 
+/// Makes us the parent of orphans of the container whose pid namespace is the host's; [`wait`] reaps them.
+///
+/// # Errors
+/// Never in practice.
+pub fn adopt_orphans() -> Result<(), Error> {
+    set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| Error::Subreaper(e.into()))
+}
+
 /// Waits for the child `pid` and returns its exit code, 128+n for death by signal n.
 ///
 /// Meanwhile signals are forwarded to it; when `terminal` is the master of its pseudo-terminal, our standard
-/// input and output are connected to that; and orphans that the kernel hands to us are reaped.
+/// input and output are connected to that; and every other child that ends is reaped.
 /// [`block_signals`] must have been called before the child was made.
 ///
 /// # Errors
 /// Only for what the system refuses; the child is alive then and the caller's to kill.
 pub fn wait(pid: i32, pidfd: OwnedFd, terminal: Option<OwnedFd>) -> Result<u8, Error> {
     let signals = Signals::open()?;
-    set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| Error::Subreaper(e.into()))?;
     let mut terminal = terminal.map(Terminal::connect).transpose().map_err(|e| Error::Terminal(e.into()))?;
     loop {
         if let Some(code) = reap(pid)? {

@@ -1,1 +1,44 @@
 //! Shared pieces of the end-to-end tests.
+//!
+//! Every test owns a [`Host`] (or an [`Engine`]): a temporary directory with a state directory, a module cache,
+//! a cgroup and container ids that nobody else uses. Tests can so run in parallel, and dropping the host removes
+//! everything a test made, whether it passed, failed or panicked.
+//!
+//! The binary under test is `bin/coracle` of this repository, or the one that `CORACLE_BIN` names. Pointing that at
+//! runc tells what the reference does with a native container.
+
+mod command;
+mod console;
+mod container;
+mod engine;
+mod guest;
+mod host;
+
+pub use command::{Finished, Job, Run, command, eventually};
+pub use console::{ConsoleSocket, Terminal};
+pub use container::{Container, reap};
+pub use engine::Engine;
+pub use guest::{c, rust, wat};
+pub use host::{Host, busybox_root};
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The runtime under test.
+#[must_use]
+pub fn coracle() -> PathBuf {
+    std::env::var_os("CORACLE_BIN").map_or_else(|| repository().join("bin/coracle"), PathBuf::from)
+}
+
+/// The root of the source tree.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Says that a test (or a part of one) could not be done here. `make test` counts these lines, so they bypass the
+/// capture of a passing test's output.
+pub fn skip(test: &str, reason: &str) {
+    // A closed stderr is no reason to fail a test that is skipped anyway.
+    let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
+}

@@ -8,6 +8,7 @@ use crate::{Error, program};
 
 /// Arguments of `create`.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Directory of the bundle [default: the current one]
     #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]

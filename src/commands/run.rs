@@ -16,9 +16,6 @@ pub struct Args {
     /// Keep the container's state after its end, for `delete`
     #[arg(long)]
     keep: bool,
-    /// Leave orphans of the container to the init of the host
-    #[arg(long)]
-    no_subreaper: bool,
 }
 
 /// Runs a container; the exit code is its program's.
@@ -30,9 +27,6 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let foreground = !args.detach;
     // Before there is a process: a signal must not end us and leave it behind.
     let signals = if foreground { Some(foreground::block_signals()?) } else { None };
-    if foreground && !args.no_subreaper {
-        foreground::adopt_orphans()?;
-    }
     let request =
         Create { attended: Some(Attended { foreground, signals }), ..args.create.request() };
     let created = container::create(request, global)

@@ -12,7 +12,7 @@ use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 use crate::error::Os;
 
@@ -69,7 +69,7 @@ pub struct Console {
     pub slave: OwnedFd,
 }
 
-/// Opens a pseudo-terminal of the devpts mounted at `/dev/pts`, of `size` (columns, rows).
+/// Opens a pseudo-terminal of the devpts mounted at `/dev/pts`, of `size` (rows, columns).
 ///
 /// # Errors
 /// There is no devpts, or what is there is not one.
@@ -78,11 +78,26 @@ pub fn open(size: Option<(u16, u16)>) -> Result<Console, Error> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let master = fs::openat2(CWD, PTMX, flags, Mode::empty(), resolve).map_err(|e| Error::Open(e.into()))?;
     let console = pair(master)?;
-    if let Some((columns, rows)) = size {
-        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&console.master, size).map_err(|e| Error::Size(e.into()))?;
+    if let Some(size) = size {
+        resize(&console.master, size)?;
     }
     Ok(console)
+}
+
+/// The size (rows, columns) of the terminal that we run on ourselves, if one of our standard streams is one.
+pub fn own_size() -> Option<(u16, u16)> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let sizes = streams.into_iter().filter_map(|stream| tcgetwinsize(stream).ok());
+    sizes.map(|size| (size.ws_row, size.ws_col)).find(|&(rows, columns)| rows > 0 && columns > 0)
+}
+
+/// Gives a pseudo-terminal a size (rows, columns).
+///
+/// # Errors
+/// Not a terminal.
+pub fn resize(terminal: impl AsFd, (rows, columns): (u16, u16)) -> Result<(), Error> {
+    let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).map_err(|e| Error::Size(e.into()))
 }
 
 /// Verifies a freshly opened master and opens its slave.
@@ -105,8 +120,8 @@ fn pair(master: OwnedFd) -> Result<Console, Error> {
 /// Whether `fd` is a character device with such a number, and of a devpts.
 fn is_devpts(fd: BorrowedFd<'_>, number: impl Fn(u32, u32) -> bool) -> bool {
     /// DEVPTS_SUPER_MAGIC, statfs(2).
-    const MAGIC: i64 = 0x1cd1;
-    let of_devpts = fs::fstatfs(fd).is_ok_and(|s| i64::from(s.f_type) == MAGIC);
+    const MAGIC: fs::FsWord = 0x1cd1;
+    let of_devpts = fs::fstatfs(fd).is_ok_and(|s| s.f_type == MAGIC);
     of_devpts
         && fs::fstat(fd).is_ok_and(|s| {
             FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice
@@ -148,10 +163,17 @@ fn bind(slave: BorrowedFd<'_>) -> Result<(), Error> {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(e) => return Err(file(e)),
     }
-    let target = fs::openat2(&dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
-        .map_err(file)?;
+    let target = fs::openat2(
+        &dev,
+        "console",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .map_err(file)?;
     let mount = |e: Errno| Error::ConsoleMount(e.into());
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let terminal = open_tree(slave, "", clone).map_err(mount)?;
     let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&terminal, "", &target, "", here).map_err(mount)
@@ -165,7 +187,7 @@ mod tests {
 
     #[test]
     fn both_ends_talk_and_have_the_size() {
-        let console = open(Some((91, 17))).unwrap();
+        let console = open(Some((17, 91))).unwrap();
         let size = rustix::termios::tcgetwinsize(&console.slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (91, 17));
         std::fs::File::from(console.slave).write_all(b"hello\n").unwrap();

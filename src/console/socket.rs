@@ -8,8 +8,8 @@ use std::path::Path;
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect as connect_to, sendmsg, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect as connect_to, sendmsg, socket_with,
 };
 
 use super::Error;
@@ -83,9 +83,12 @@ mod tests {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut data = [0; 64];
-        let got = recvmsg(&receiver, &mut [IoSliceMut::new(&mut data)], &mut ancillary, RecvFlags::empty()).unwrap();
+        let got = recvmsg(&receiver, &mut [IoSliceMut::new(&mut data)], &mut ancillary, RecvFlags::empty())
+            .unwrap();
         assert!(data[..got.bytes].starts_with(b"/dev/pts/"));
-        let Some(RecvAncillaryMessage::ScmRights(mut fds)) = ancillary.drain().next() else { panic!("no rights") };
+        let Some(RecvAncillaryMessage::ScmRights(mut fds)) = ancillary.drain().next() else {
+            panic!("no rights")
+        };
         assert!(rustix::termios::isatty(fds.next().unwrap()));
     }
 

@@ -64,6 +64,8 @@ pub enum Error {
     ExecStopped,
     #[error("sending signal {signal} to process {pid}: {reason}")]
     Kill { signal: i32, pid: i32, reason: Os },
+    #[error("the container has no cgroup")]
+    NoCgroup,
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
     #[error(transparent)]
@@ -186,9 +188,9 @@ impl Container {
     /// The cgroup, for the commands that cannot do without one.
     ///
     /// # Errors
-    /// [`Error::Cgroup`] when the container was made without one.
+    /// [`Error::NoCgroup`].
     pub fn cgroup(&self) -> Result<&Cgroup, Error> {
-        self.state.cgroup.as_ref().ok_or(Error::Cgroup(crate::cgroup::Error::NoCgroup))
+        self.state.cgroup.as_ref().ok_or(Error::NoCgroup)
     }
 
     fn fifo(&self) -> PathBuf {

@@ -11,6 +11,12 @@ use crate::error::Os;
 #[derive(Clone, Copy)]
 pub struct SavedMask(libc::sigset_t);
 
+impl std::fmt::Debug for SavedMask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SavedMask(..)")
+    }
+}
+
 impl SavedMask {
     /// Restores the mask in a child before it executes the container's program, and the default action of
     /// SIGPIPE, which Rust's runtime ignores. Async-signal-safe.

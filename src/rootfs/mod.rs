@@ -1,1 +1,121 @@
-//! rootfs
+//! A container's file system: built in the new namespaces, before and after the change of root.
+//!
+//! Three steps, in the order in which init takes them: [`prepare`] mounts everything below the root file
+//! system while the host's files are still in reach, [`enter`] makes it `/` and lets go of the host, and
+//! [`finish`] takes away what the container may not see or write. [`check`] and [`Sources::open`] come before,
+//! in the runtime's own process.
+//!
+//! Invariant: no path that somebody else could change is looked at and then used by name. Every destination
+//! is resolved to a descriptor by [`resolve`], and the mount is made on that descriptor: a new file system by
+//! mount(2) on `.` after fchdir(2), which resolves nothing and needs no /proc; a bind mount by open_tree(2) and
+//! move_mount(2). Linux 5.6 has all of these; only mount_setattr(2) is newer, see [`attributes`].
+
+mod attributes;
+mod bind;
+mod cgroup;
+mod copyup;
+mod devices;
+mod error;
+mod masks;
+mod mount;
+mod options;
+mod pivot;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::Mode;
+use rustix::process::umask;
+
+pub use bind::Sources;
+pub use error::Error;
+pub use options::MOUNT_OPTIONS;
+
+use resolve::Root;
+
+/// What there is to know about a container besides its config.json.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The container's configuration.
+    pub spec: &'a Spec,
+    /// The root file system on the host, an absolute path.
+    pub rootfs: &'a Path,
+    /// The bundle, an absolute path: relative bind sources are relative to it.
+    pub bundle: &'a Path,
+    /// Whether init is in a user namespace of the container's own, new or joined.
+    pub user_namespace: bool,
+    /// Whether the mount namespace is new: in any other, mounts are somebody else's as well.
+    pub new_mount_ns: bool,
+    /// The container's cgroup in every hierarchy: its path on the host, and the hierarchy's name in the
+    /// container (`memory`, `cpu,cpuacct`, `systemd`, `unified`), which is empty for the only one of cgroup v2.
+    pub cgroup_mounts: &'a [(PathBuf, String)],
+    /// Whether init is in a cgroup namespace of the container's own.
+    pub cgroup_ns: bool,
+    /// Move the root file system over `/` instead of pivot_root(2), for a host that runs from its initramfs.
+    pub no_pivot: bool,
+}
+
+/// A root file system with everything mounted in it, not yet `/`.
+#[derive(Debug)]
+pub struct Prepared {
+    root: Root,
+}
+
+/// Refuses by name what cannot be done.
+pub fn check(spec: &Spec) -> Result<(), Error> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    for mount in mounts {
+        mount::check(mount)?;
+    }
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    pivot::propagation(spec)?;
+    devices::check(linux)?;
+
+    let mount_namespace =
+        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
+    let restricted =
+        [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|p| !p.is_empty());
+    if !mount_namespace && (restricted || !mounts.is_empty()) {
+        return Err(Error::NoMountNamespace);
+    }
+    Ok(())
+}
+
+/// Mounts everything of config.json below the root file system, and makes the devices. The working directory
+/// is the root file system afterwards, which is where runc runs `createContainer` hooks.
+pub fn prepare(ctx: &Context, sources: Sources) -> Result<Prepared, Error> {
+    // Modes are meant as they are written. The process's own umask is set much later.
+    let saved = umask(Mode::empty());
+    let result = pivot::open_root(ctx).and_then(|root| {
+        mount::all(ctx, &root, sources)?;
+        if devices::wanted(ctx.spec) {
+            devices::create(ctx, &root)?;
+        }
+        pivot::go_to(&root)?;
+        Ok(Prepared { root })
+    });
+    umask(saved);
+    result
+}
+
+/// Makes the prepared root file system `/`. The host's is out of reach from here on.
+pub fn enter(ctx: &Context, prepared: &Prepared) -> Result<(), Error> {
+    pivot::enter(ctx, &prepared.root)
+}
+
+/// Takes away what the container may not write or see. It runs after hooks, sysctls and the console, which
+/// need to write.
+pub fn finish(ctx: &Context) -> Result<(), Error> {
+    mount::make_read_only(ctx.spec)?;
+    if ctx.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
+        masks::read_only_root()?;
+    }
+    if let Some(linux) = ctx.spec.linux() {
+        masks::read_only(linux.readonly_paths().as_deref().unwrap_or_default())?;
+        masks::hide(linux.masked_paths().as_deref().unwrap_or_default(), mount::label(ctx.spec))?;
+    }
+    Ok(())
+}

@@ -1,1 +1,64 @@
-fn main(){}
+//! coracle-wasi: runs one compiled WASI preview1 module, as the program of a container.
+//!
+//! The runtime executes it by descriptor, inside the container, with the compiled module on an inherited descriptor
+//! ([`start`]). The module's host functions are system calls on the container's own descriptors ([`preview1`]): there is
+//! no file system between guest and kernel, and no second thread. What the guest passes is checked in [`memory`], paths
+//! in [`resolve`], descriptors in [`descriptors`]. The root file system may be empty: nothing here opens a path of its own
+//! but the directories that the guest gets.
+//!
+//! There is no Rust `main`: the standard library's start-up costs system calls for what is not needed here.
+#![cfg_attr(not(test), no_main)]
+
+mod artifact;
+mod descriptors;
+mod imports;
+mod memory;
+mod module;
+mod preview1;
+mod resolve;
+mod signals;
+mod start;
+mod state;
+mod trap;
+mod types;
+mod unstable;
+
+use std::ffi::{c_char, c_int};
+
+/// C's entry point.
+///
+/// # Safety
+/// For the C library to call, with what execve(2) passed.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(test, allow(dead_code))]
+unsafe extern "C" fn main(_: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
+    signals::prepare();
+    // SAFETY: argv and envp are those of the process, and nothing has taken its descriptors yet.
+    let start = match unsafe { start::take(argv, envp) } {
+        Ok(start) => start,
+        Err(error) => fail(&error.to_string()),
+    };
+    // SAFETY: only the runtime starts this program, with an artifact of its own compiler.
+    match unsafe { module::run(start) } {
+        Ok(()) => signals::exit(0),
+        Err(module::Error::Trap(trap)) => {
+            print(&trap::describe(&trap));
+            signals::exit(trap::EXIT_CODE)
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(message: &str) -> ! {
+    print(&format!("coracle-wasi: {message}\n"));
+    signals::exit(1)
+}
+
+/// Writes to standard error, if there is one.
+fn print(text: &str) {
+    let stderr = rustix::stdio::stderr();
+    let mut rest = text.as_bytes();
+    while let Ok(done @ 1..) = rustix::io::retry_on_intr(|| rustix::io::write(stderr, rest)) {
+        rest = &rest[done..];
+    }
+}

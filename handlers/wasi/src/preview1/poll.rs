@@ -1,0 +1,246 @@
+//! Waiting for descriptors and clocks: ppoll(2), and clock_nanosleep(2) where only that is right.
+//!
+//! Every clock subscription becomes a deadline on its own clock, and after each wait the clocks are read again: a
+//! subscription fires when its clock has reached its deadline, not when some other measure of time says so.
+
+use std::os::fd::AsFd;
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{FileType, SeekFrom, fstat, seek},
+    io::{Errno as Os, ioctl_fionread},
+    thread::clock_nanosleep_absolute,
+    time::{ClockId, Timespec, clock_gettime},
+};
+
+use super::clock::nanoseconds;
+use crate::{
+    memory::{Memory, u32_at, u64_at},
+    state::State,
+    types::{Errno, Result, rights},
+};
+
+/// More than a process can have descriptors (by default); a list is copied before it is used.
+const MAX_SUBSCRIPTIONS: u32 = 1 << 20;
+
+/// What a subscription waits for, whatever version of the record it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// A clock.
+    Clock {
+        /// `clockid`.
+        id: u32,
+        /// Nanoseconds: a duration, or a time.
+        timeout: u64,
+        /// Whether it is a time.
+        absolute: bool,
+    },
+    /// A descriptor to read from.
+    Read(u32),
+    /// A descriptor to write to.
+    Write(u32),
+}
+
+/// One subscription: the guest's own number for it, and what it waits for.
+pub type Subscription = (u64, Wait);
+
+/// What has happened to a subscription.
+struct Event {
+    userdata: u64,
+    error: Option<Errno>,
+    tag: u8,
+    bytes: u64,
+    hangup: bool,
+}
+
+impl Event {
+    fn new(&(userdata, wait): &Subscription) -> Self {
+        let tag = match wait {
+            Wait::Clock { .. } => 0,
+            Wait::Read(_) => 1,
+            Wait::Write(_) => 2,
+        };
+        Self { userdata, error: None, tag, bytes: 0, hangup: false }
+    }
+
+    fn failed(subscription: &Subscription, error: Errno) -> Self {
+        Self { error: Some(error), ..Self::new(subscription) }
+    }
+
+    fn layout(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&self.userdata.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.error.map_or(0, |it| it as u16).to_le_bytes());
+        bytes[10] = self.tag;
+        bytes[16..24].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[24] = u8::from(self.hangup);
+        bytes
+    }
+}
+
+/// Waits until at least one subscription has something to say.
+pub fn poll_oneoff(
+    state: &mut State,
+    memory: Memory<'_>,
+    subscriptions: u32,
+    events: u32,
+    count: u32,
+    stored: u32,
+) -> Result {
+    poll_for(state, memory, subscriptions, events, count, stored, parse)
+}
+
+/// `subscription` of preview1, which takes 48 bytes.
+fn parse(record: &[u8; 48]) -> Result<Subscription> {
+    let wait = match record[8] {
+        0 => {
+            Wait::Clock { id: u32_at(record, 16), timeout: u64_at(record, 24), absolute: record[40] & 1 != 0 }
+        }
+        1 => Wait::Read(u32_at(record, 16)),
+        2 => Wait::Write(u32_at(record, 16)),
+        _ => return Err(Errno::Inval),
+    };
+    Ok((u64_at(record, 0), wait))
+}
+
+/// [`poll_oneoff`] with subscriptions of `N` bytes.
+pub fn poll_for<const N: usize>(
+    state: &State,
+    memory: Memory<'_>,
+    subscriptions: u32,
+    events: u32,
+    count: u32,
+    stored: u32,
+    parse: impl Fn(&[u8; N]) -> Result<Subscription>,
+) -> Result {
+    if count == 0 || count > MAX_SUBSCRIPTIONS {
+        return Err(Errno::Inval);
+    }
+    // Both lists are checked before anything is allocated for them.
+    let len = |size: u32| count.checked_mul(size).ok_or(Errno::Fault);
+    memory.range(subscriptions, len(N as u32)?)?;
+    memory.range(events, len(32)?)?;
+    let wanted: Vec<Subscription> = (0..count)
+        .map(|it| parse(&memory.array::<N>(subscriptions + it * N as u32)?))
+        .collect::<Result<_>>()?;
+    let happened = wait(state, &wanted)?;
+    for (index, event) in happened.iter().enumerate() {
+        memory.write(events + index as u32 * 32, &event.layout())?;
+    }
+    memory.write_u32(stored, happened.len() as u32)
+}
+
+/// A clock subscription that can fire: which one, its clock, and when.
+struct Deadline {
+    index: usize,
+    clock: ClockId,
+    at: u64,
+}
+
+/// `clockid` of a clock that runs while this process waits.
+fn waiting_clock(id: u32) -> Result<ClockId> {
+    match id {
+        0 => Ok(ClockId::Realtime),
+        1 => Ok(ClockId::Monotonic),
+        2 | 3 => Err(Errno::NotSup),
+        _ => Err(Errno::Inval),
+    }
+}
+
+fn now(clock: ClockId) -> u64 {
+    nanoseconds(clock_gettime(clock))
+}
+
+fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
+    let mut happened = Vec::new();
+    let mut deadlines = Vec::new();
+    let mut files = Vec::new();
+    let mut polled = Vec::new();
+    for (index, subscription) in wanted.iter().enumerate() {
+        let fd = |fd| state.descriptors.with(fd, rights::POLL_FD_READWRITE);
+        match subscription.1 {
+            Wait::Clock { id, timeout, absolute } => match waiting_clock(id) {
+                Ok(clock) => {
+                    let at = if absolute { timeout } else { now(clock).saturating_add(timeout) };
+                    deadlines.push(Deadline { index, clock, at });
+                }
+                Err(errno) => happened.push(Event::failed(subscription, errno)),
+            },
+            Wait::Read(number) => match fd(number) {
+                Ok(fd) => {
+                    files.push(index);
+                    polled.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                }
+                Err(errno) => happened.push(Event::failed(subscription, errno)),
+            },
+            Wait::Write(number) => match fd(number) {
+                Ok(fd) => {
+                    files.push(index);
+                    polled.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+                }
+                Err(errno) => happened.push(Event::failed(subscription, errno)),
+            },
+        }
+    }
+    // An error is an event: look at the rest without waiting.
+    let mut wait = happened.is_empty();
+    loop {
+        pause(&mut polled, &deadlines, wait)?;
+        for (poll, &index) in polled.iter().zip(&files) {
+            if !poll.revents().is_empty() {
+                happened.push(file_event(&wanted[index], poll));
+            }
+        }
+        let expired = deadlines.iter().filter(|it| now(it.clock) >= it.at);
+        happened.extend(expired.map(|it| Event::new(&wanted[it.index])));
+        if !happened.is_empty() {
+            return Ok(happened);
+        }
+        wait = true;
+    }
+}
+
+/// Waits for the files, but not beyond the first deadline; may return early.
+fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> Result {
+    if let ([], [only], true) = (&*polled, deadlines, wait) {
+        // Follows the clock when it is set, which a duration could not. Also the most frequent case: sleep(3).
+        let at = Timespec { tv_sec: (only.at / 1_000_000_000) as _, tv_nsec: (only.at % 1_000_000_000) as _ };
+        return match clock_nanosleep_absolute(only.clock, &at) {
+            Ok(()) | Err(Os::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        };
+    }
+    let left = deadlines.iter().map(|it| it.at.saturating_sub(now(it.clock))).min();
+    let left = if wait { left } else { Some(0) };
+    let timeout =
+        left.map(|it| Timespec { tv_sec: (it / 1_000_000_000) as _, tv_nsec: (it % 1_000_000_000) as _ });
+    match poll(polled, timeout.as_ref()) {
+        Ok(_) | Err(Os::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn file_event(subscription: &Subscription, poll: &PollFd<'_>) -> Event {
+    let mut event = Event::new(subscription);
+    let answer = poll.revents();
+    event.hangup = answer.intersects(PollFlags::HUP | PollFlags::RDHUP);
+    if answer.contains(PollFlags::NVAL) {
+        event.error = Some(Errno::BadF);
+    }
+    if matches!(subscription.1, Wait::Read(_)) {
+        event.bytes = readable(poll);
+    }
+    event
+}
+
+/// How much can be read at once. Nothing that cannot be told is an error here.
+fn readable(poll: &PollFd<'_>) -> u64 {
+    let fd = poll.as_fd();
+    match fstat(fd) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            let position = seek(fd, SeekFrom::Current(0)).unwrap_or(0);
+            u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(position)
+        }
+        _ => ioctl_fionread(fd).unwrap_or(0),
+    }
+}

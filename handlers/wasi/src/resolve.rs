@@ -1,0 +1,266 @@
+//! From a guest's path to a file, no further than the guest may go.
+//!
+//! Invariant: a path beneath a directory that is not the container's root never leads out of it, by whatever
+//! mixture of `..` and symbolic links. The container's root needs no wall of ours, since pivot_root(2) made it the
+//! root of this process: there the kernel's own resolution applies, and absolute links work as users expect.
+//! Nowhere are "magic" links followed (`/proc/self/fd/3`, `/proc/self/exe`): they lead to files of the runner.
+//!
+//! openat2(2) does this (Linux 5.6). [`walk`] does it by hand: on kernels or under seccomp profiles without it, and
+//! for calls that have no form which takes an open file and a flag against following links.
+
+use std::{
+    collections::VecDeque,
+    ffi::{CStr, CString},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat, openat2, readlinkat,
+    },
+    io::Errno as Os,
+};
+
+use crate::types::{Errno, Result};
+
+/// How far paths beneath a directory reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confinement {
+    /// To every file of the container: the directory is its root or was opened beneath it.
+    Container,
+    /// To what is beneath the directory.
+    Beneath,
+}
+
+/// As many symbolic links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// RESOLVE_BENEATH answers EAGAIN when a directory was renamed meanwhile; so often it is tried again.
+const RACE_RETRIES: u32 = 32;
+
+/// Set once openat2 turned out to be missing.
+static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+/// PROC_SUPER_MAGIC (statfs(2)).
+const PROC_MAGIC: i64 = 0x9fa0;
+
+/// Opens a directory of the container itself, to preopen it: links and all, as any program would.
+/// The first call finds out whether there is openat2.
+pub fn open_preopen(path: &CStr) -> rustix::io::Result<OwnedFd> {
+    let open = |flags| match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        // Old seccomp profiles answer EPERM to what they do not know.
+        Err(Os::NOSYS | Os::PERM) => {
+            NO_OPENAT2.store(true, Ordering::Relaxed);
+            openat(CWD, path, flags, Mode::empty())
+        }
+        result => result,
+    };
+    match open(OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+        // A directory that can be passed through but not listed.
+        Err(Os::ACCESS) => open(OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC),
+        result => result,
+    }
+}
+
+/// openat2(2) beneath `dir`. The runner's memory is refused: see [`is_process_memory`].
+pub fn open(
+    dir: BorrowedFd<'_>,
+    confinement: Confinement,
+    path: &CStr,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<(OwnedFd, Stat)> {
+    relative(path)?;
+    let flags = flags | OFlags::CLOEXEC;
+    // openat2 refuses what would be ignored.
+    let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY };
+    let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
+    let fd = if NO_OPENAT2.load(Ordering::Relaxed) {
+        let (parent, name) = walk(dir, confinement, path, !flags.contains(OFlags::NOFOLLOW))?;
+        openat(parent.get(dir), &name, flags | OFlags::NOFOLLOW, mode)?
+    } else {
+        let resolve = match confinement {
+            Confinement::Container => ResolveFlags::NO_MAGICLINKS,
+            Confinement::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        };
+        let mut retries = 0;
+        loop {
+            match openat2(dir, path, flags, mode, resolve) {
+                Err(Os::AGAIN) if retries < RACE_RETRIES => retries += 1,
+                Err(Os::INTR) => {}
+                Err(Os::XDEV) if confinement == Confinement::Beneath => return Err(Errno::NotCapable),
+                result => break result?,
+            }
+        }
+    };
+    let stat = fstat(&fd)?;
+    if is_process_memory(&fd, &stat)? {
+        return Err(Errno::Access);
+    }
+    Ok((fd, stat))
+}
+
+/// Whether this is `/proc/PID/mem`, through which a guest could read and write the runner.
+///
+/// The path does not tell: a link, a bind mount or another mount of procfs may have led here. Its mode does: no other
+/// file of a process has 0600, and the kernel lets nobody change it. Some sysctls have it as well; they are refused too.
+fn is_process_memory(fd: &OwnedFd, stat: &Stat) -> Result<bool> {
+    let suspect = stat.st_size == 0
+        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && stat.st_mode & 0o7777 == 0o600
+        && rustix::fs::major(stat.st_dev) == 0;
+    Ok(suspect && fstatfs(fd)?.f_type as i64 == PROC_MAGIC)
+}
+
+/// A directory: the one that the path was relative to, or one on the way.
+pub enum Directory {
+    /// The one that the path was relative to.
+    Same,
+    /// Another one.
+    Other(OwnedFd),
+}
+
+impl Directory {
+    /// Its descriptor; `same` is the one that the path was relative to.
+    pub fn get<'a>(&'a self, same: BorrowedFd<'a>) -> BorrowedFd<'a> {
+        match self {
+            Self::Same => same,
+            Self::Other(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// The directory that holds the last component of `path`, and that component with any trailing slashes.
+///
+/// For calls that create, remove or rename an entry: those never follow a link in it, nor act on `.` and `..`.
+pub fn parent(dir: BorrowedFd<'_>, confinement: Confinement, path: &CStr) -> Result<(Directory, CString)> {
+    relative(path)?;
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|&it| it != b'/').map_or(0, |it| it + 1);
+    match bytes[..end].iter().rposition(|&it| it == b'/') {
+        None => Ok((Directory::Same, path.to_owned())),
+        Some(slash) => {
+            let (front, name) = (c_string(&bytes[..slash])?, c_string(&bytes[slash + 1..])?);
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let (fd, _) = open(dir, confinement, &front, flags, Mode::empty())?;
+            Ok((Directory::Other(fd), name))
+        }
+    }
+}
+
+/// Whether this is one component that a call with AT_SYMLINK_NOFOLLOW can be trusted with.
+pub fn is_plain(path: &CStr) -> bool {
+    let bytes = path.to_bytes();
+    !bytes.is_empty() && !bytes.contains(&b'/') && bytes != b"." && bytes != b".."
+}
+
+/// Resolves by hand: the result is a directory and an entry of it, which is no link if `follow` is set and need not exist.
+/// Calls on it must not follow links, since the entry can change at any time.
+pub fn walk(
+    dir: BorrowedFd<'_>,
+    confinement: Confinement,
+    path: &CStr,
+    follow: bool,
+) -> Result<(Directory, CString)> {
+    relative(path)?;
+    let mut todo = components(path.to_bytes());
+    // Directories entered, so that `..` goes back the way that led here.
+    let mut entered: Vec<OwnedFd> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        let last = todo.is_empty();
+        let here = entered.last().map_or(dir, AsFd::as_fd);
+        if name == b"." {
+            continue;
+        }
+        if name == b".." {
+            match confinement {
+                // The kernel stops at the root.
+                Confinement::Container => {
+                    let above = directory(here, c"..")?;
+                    entered.push(above);
+                }
+                Confinement::Beneath => drop(entered.pop().ok_or(Errno::NotCapable)?),
+            }
+            continue;
+        }
+        let name = c_string(&name)?;
+        if last && !follow {
+            return Ok((pop(entered), name));
+        }
+        let found = openat(here, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let found = match found {
+            Err(Os::NOENT) if last => return Ok((pop(entered), name)),
+            result => result?,
+        };
+        match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+            FileType::Symlink => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::Loop);
+                }
+                let target = readlinkat(&found, c"", Vec::new())?;
+                if target.to_bytes().starts_with(b"/") {
+                    match confinement {
+                        Confinement::Beneath => return Err(Errno::NotCapable),
+                        Confinement::Container => entered.push(directory(CWD, c"/")?),
+                    }
+                }
+                for name in components(target.to_bytes()).into_iter().rev() {
+                    todo.push_front(name);
+                }
+            }
+            _ if last => return Ok((pop(entered), name)),
+            FileType::Directory => entered.push(found),
+            _ => return Err(Errno::NotDir),
+        }
+    }
+    Ok((pop(entered), c".".to_owned()))
+}
+
+fn pop(mut entered: Vec<OwnedFd>) -> Directory {
+    entered.pop().map_or(Directory::Same, Directory::Other)
+}
+
+fn directory(at: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    Ok(openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The path's components; a slash at the end demands a directory, which `.` after it does too.
+fn components(path: &[u8]) -> VecDeque<Vec<u8>> {
+    let mut list: VecDeque<_> =
+        path.split(|&it| it == b'/').filter(|it| !it.is_empty()).map(<[u8]>::to_vec).collect();
+    if path.ends_with(b"/") {
+        list.push_back(b".".to_vec());
+    }
+    list
+}
+
+/// Preview1 has no absolute paths: a library makes them relative to a preopened directory.
+fn relative(path: &CStr) -> Result {
+    match path.to_bytes().first() {
+        None => Err(Errno::NoEnt),
+        Some(b'/') => Err(Errno::NotCapable),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A path for the kernel. One with a NUL inside is none.
+pub fn c_string(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Errno::Inval)
+}
+
+/// fstatat(2), which gives no access to the file and so may follow what it likes within the container.
+pub fn stat(dir: BorrowedFd<'_>, confinement: Confinement, path: &CStr, follow: bool) -> Result<Stat> {
+    relative(path)?;
+    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+    if confinement == Confinement::Container || (!follow && is_plain(path)) {
+        return Ok(rustix::fs::statat(dir, path, flags)?);
+    }
+    let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+    Ok(open(dir, confinement, path, OFlags::PATH | nofollow, Mode::empty())?.1)
+}
+
+#[cfg(test)]
+mod tests;

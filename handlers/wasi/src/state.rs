@@ -1,0 +1,16 @@
+//! What a guest has beside its memory.
+
+use std::{ffi::CStr, mem::ManuallyDrop};
+
+use crate::descriptors::Descriptors;
+
+/// The guest's arguments, environment and descriptors.
+pub struct State {
+    /// `argv`, as execve(2) passed it.
+    pub args: Vec<&'static CStr>,
+    /// `NAME=value`, without what was meant for the runner.
+    pub environment: Vec<&'static CStr>,
+    /// Its descriptors. Those that it leaves open are closed by the end of the process, not before: standard error
+    /// must be there to say why it ended.
+    pub descriptors: ManuallyDrop<Descriptors>,
+}

@@ -1,0 +1,172 @@
+//! Podman and buildah with the runtime under test, in a storage of their own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::command::{Finished, Run, command, eventually};
+use crate::coracle;
+use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
+
+/// A podman that shares nothing with the machine's own: storage, state, locks and configuration are in a temporary
+/// directory. Dropping it removes its containers and pods.
+pub struct Engine {
+    host: Host,
+}
+
+impl Engine {
+    /// Sets podman up, with the image `native` (busybox).
+    ///
+    /// # Errors
+    /// podman is not installed or does not work.
+    pub fn new() -> Result<Engine> {
+        let engine = Engine { host: Host::new()? };
+        let runtime = coracle();
+        let name = runtime.file_name().context("runtime without a name")?.to_string_lossy();
+        // The ulimits because podman's own are higher than a test machine may allow; file locks because the default,
+        // shared memory, is one for the whole machine.
+        let conf = format!(
+            "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\n\
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
+             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n\
+             conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
+            engine.host.cache_dir().display()
+        );
+        fs::write(engine.path().join("containers.conf"), conf)?;
+        fs::write(engine.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
+        let root = engine.path().join("native");
+        busybox_root(&root)?;
+        engine.import("native", &root, &[])?;
+        Ok(engine)
+    }
+
+    /// The host with the engine's directory.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The engine's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.host.path()
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = command(name);
+        command
+            .env("CONTAINERS_CONF", self.path().join("containers.conf"))
+            .env("CORACLE_CACHE_DIR", self.host.cache_dir())
+            .arg("--root")
+            .arg(self.path().join("storage"))
+            .arg("--runroot")
+            .arg(self.path().join("run"))
+            .args(["--storage-driver", "overlay"]);
+        command
+    }
+
+    /// A podman command.
+    #[must_use]
+    pub fn podman(&self) -> Command {
+        let mut command = self.program("podman");
+        command.arg("--tmpdir").arg(self.path().join("tmp")).arg("--runtime").arg(coracle());
+        command
+    }
+
+    /// A buildah command (`--runtime` is a flag of its `run` and `bud`).
+    #[must_use]
+    pub fn buildah(&self) -> Command {
+        self.program("buildah")
+    }
+
+    /// Runs podman to its end, whatever comes of it.
+    ///
+    /// # Errors
+    /// It cannot be started, or hangs.
+    pub fn do_podman(&self, args: &[&str]) -> Result<Finished> {
+        self.podman().args(args).finish()
+    }
+
+    /// `podman run --rm` without a network, in a cgroup of this engine's own.
+    #[must_use]
+    pub fn run(&self, args: &[&str]) -> Command {
+        let mut command = self.podman();
+        command.args(["run", "--rm"]).args(self.common()).args(args);
+        command
+    }
+
+    /// `podman run --detach` in the same way; returns the container's id.
+    ///
+    /// # Errors
+    /// podman fails.
+    pub fn start(&self, args: &[&str]) -> Result<String> {
+        let done = self.podman().args(["run", "--detach"]).args(self.common()).args(args).finish()?.ok()?;
+        Ok(done.stdout.trim().to_owned())
+    }
+
+    /// The flags every container of this engine gets.
+    #[must_use]
+    pub fn common(&self) -> [String; 3] {
+        ["--network=none".into(), "--pull=never".into(), format!("--cgroup-parent=/{}", self.host.name())]
+    }
+
+    /// Makes an image from a directory.
+    ///
+    /// # Errors
+    /// podman fails.
+    pub fn import(&self, name: &str, root: &Path, changes: &[&str]) -> Result<()> {
+        let archive = self.path().join(format!("{name}.tar"));
+        command("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").finish()?.ok()?;
+        let mut import = self.podman();
+        import.arg("import");
+        for change in changes {
+            import.args(["--change", change]);
+        }
+        import.arg(&archive).arg(name).finish()?.ok()?;
+        fs::remove_file(archive)?;
+        Ok(())
+    }
+
+    /// Makes an image that holds one module as `/main.wasm`, its entrypoint, and nothing else.
+    ///
+    /// # Errors
+    /// podman fails.
+    pub fn wasm_image(&self, name: &str, module: &Path) -> Result<()> {
+        let root = self.path().join(format!("{name}.root"));
+        fs::create_dir(&root)?;
+        fs::copy(module, root.join("main.wasm"))?;
+        fs::set_permissions(root.join("main.wasm"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        self.import(name, &root, &[&format!("ENTRYPOINT {}", json!(["/main.wasm"]))])
+    }
+
+    /// Removes all containers and requires that nothing of them is left.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn is_clean(&self) -> Result<()> {
+        self.do_podman(&["pod", "rm", "--all", "--force", "--time=0"])?.ok()?;
+        self.do_podman(&["rm", "--all", "--force", "--time=0"])?.ok()?;
+        // podman leaves a cgroup of conmon's and of each pod, and a bind mount of its own storage.
+        let podmans = |l: &str| {
+            l.starts_with("cgroup ") && l.ends_with(" of []") && !l.contains("/libpod-")
+                || l.starts_with("mount ") && l.contains("/storage/overlay ")
+        };
+        // conmon ends a moment after its container.
+        eventually("the end of all that containers had", || {
+            Ok(self.host.leftovers()?.iter().all(|l| podmans(l)))
+        })
+        .with_context(|| format!("left behind: {:#?}", self.host.leftovers()))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.do_podman(&["pod", "rm", "--all", "--force", "--time=0"]);
+        let _ = self.do_podman(&["rm", "--all", "--force", "--time=0"]);
+        remove_cgroup(self.host.name());
+        unmount_below(self.path());
+    }
+}

@@ -1,0 +1,101 @@
+//! /sys/fs/cgroup of a container: its own cgroup and what is below it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, mkdirat, statfs, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount as mount_fs};
+use rustix::process::fchdir;
+
+use super::attributes::Attributes;
+use super::mount::{mount_point, new, propagate, reopen};
+use super::options::Options;
+use super::resolve::{Kind, Root};
+use super::{Context, Error, bind};
+
+const HOST: &str = "/sys/fs/cgroup";
+/// Flags every hierarchy has, as in runc.
+const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// A mount of type `cgroup` or `cgroup2`. Both mean what the host has.
+pub(super) fn mount(ctx: &Context, root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
+    let (target, _) = mount_point(root, dest, Kind::Directory)?;
+    if unified(ctx) { v2(ctx, root, &target, dest, options) } else { v1(ctx, root, &target, dest, options) }
+}
+
+/// Whether the host has cgroup v2 alone.
+fn unified(ctx: &Context) -> bool {
+    const CGROUP2_MAGIC: i64 = 0x6367_7270;
+    match ctx.cgroup_mounts {
+        [(_, name)] if name.is_empty() => true,
+        [] => statfs(HOST).is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC),
+        _ => false,
+    }
+}
+
+/// One file system. A cgroup namespace makes the container's cgroup its top; without one, or without the right
+/// to mount it, the container's directory is bound.
+fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+    if ctx.cgroup_ns {
+        match new(target, Path::new("cgroup"), "cgroup2", options.flags, &options.data) {
+            Err(Errno::PERM | Errno::BUSY) => {}
+            result => {
+                result.map_err(Error::mount("cgroup2", dest))?;
+                return propagate(reopen(root, dest)?.as_fd(), dest, options);
+            }
+        }
+    }
+    // Without a cgroup of its own, an ordinary user's container is where its runtime was: the host's tree.
+    let source = ctx.cgroup_mounts.first().map_or(Path::new(HOST), |(path, _)| path);
+    let name = source.to_string_lossy();
+    let tree = bind::clone(CWD, source, true).map_err(Error::mount(name.as_ref(), dest))?;
+    bind::attach(&tree, target, dest, options, &name)
+}
+
+/// A tmpfs with a directory for each hierarchy, and a link for each controller that shares one.
+fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+    new(target, Path::new("tmpfs"), "tmpfs", FLAGS, &["mode=755".to_owned()])
+        .map_err(Error::mount("tmpfs", dest))?;
+    // From here on, names are relative to a tmpfs that nobody else has seen yet.
+    let top = reopen(root, dest)?;
+    fchdir(&top).map_err(Error::mount_point(dest))?;
+    for (own, name) in ctx.cgroup_mounts {
+        let dest = dest.join(name);
+        mkdirat(CWD, name, Mode::from_raw_mode(0o755)).map_err(Error::mount_point(&dest))?;
+        if !(ctx.cgroup_ns && hierarchy(name, options).map_err(Error::mount(name, &dest))?) {
+            let source = own.to_string_lossy();
+            let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
+            let tree = bind::clone(CWD, own, true).map_err(failed)?;
+            let place = reopen(root, &dest)?;
+            bind::attach(&tree, &place, &dest, options, &source)?;
+        }
+        for controller in name.split(',').filter(|controller| controller != name) {
+            match symlinkat(name, CWD, controller) {
+                Err(Errno::EXIST) => {}
+                result => result.map_err(Error::device(&dest.with_file_name(controller)))?,
+            }
+        }
+    }
+    if options.read_only() {
+        Attributes::READ_ONLY.apply(top.as_fd(), false).map_err(Error::attributes(dest))?;
+    }
+    propagate(top.as_fd(), dest, options)
+}
+
+/// Mounts one hierarchy as the cgroup namespace shows it; `false` if that is not allowed here.
+fn hierarchy(name: &str, options: &Options) -> Result<bool, Errno> {
+    let flags = FLAGS | options.flags & MountFlags::RDONLY;
+    let result = match name {
+        "unified" => mount_fs(c"cgroup2", name, c"cgroup2", flags, None),
+        "systemd" => mount_fs(c"systemd", name, c"cgroup", flags, c"name=systemd"),
+        _ => {
+            let controllers = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
+            mount_fs(c"cgroup", name, c"cgroup", flags, controllers.as_c_str())
+        }
+    };
+    match result {
+        Err(Errno::PERM | Errno::BUSY) => Ok(false),
+        result => result.map(|()| true),
+    }
+}

@@ -1,0 +1,328 @@
+//! Mounts of config.json, one after the other.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, open, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::process::fchdir;
+
+use super::attributes::{Attributes, set_propagation};
+use super::options::Options;
+use super::resolve::{Kind, Root, clean};
+use super::{Context, Error, Sources, bind, cgroup, copyup};
+
+/// Refuses by name what cannot be mounted.
+pub(super) fn check(mount: &Mount) -> Result<(), Error> {
+    let options = Options::of(mount);
+    let refuse = |problem: String| Err(Error::Unsupported { dest: mount.destination().clone(), problem });
+    if mount.destination().as_os_str().is_empty() {
+        return refuse("destination is empty".into());
+    }
+    if let Some(option) = options.idmap {
+        return refuse(format!("option {option:?} is not supported"));
+    }
+    for (field, mappings) in [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())] {
+        if mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()) {
+            return refuse(format!("{field} is not supported"));
+        }
+    }
+    if options.bind.is_some() {
+        if !options.data.is_empty() {
+            let data = options.data.join(",");
+            return refuse(format!(
+                "bind mounts cannot have any filesystem-specific options applied: {data}"
+            ));
+        }
+        if mount.source().is_none() && !options.remount {
+            return refuse("a bind mount without a source".into());
+        }
+    } else if mount.typ().as_deref().unwrap_or_default().is_empty() && !options.remount {
+        return refuse("neither a type nor a bind mount".into());
+    }
+    check_proc_text(mount, &options, &clean(mount.destination()))
+}
+
+/// Mounts every entry, in order: later ones may lie on earlier ones.
+pub(super) fn all(ctx: &Context, root: &Root, sources: Sources) -> Result<(), Error> {
+    for (mount, tree) in ctx.spec.mounts().iter().flatten().zip(sources.0) {
+        let dest = clean(mount.destination());
+        let options = Options::of(mount);
+        check_proc_text(mount, &options, &dest)?;
+        match (&options, mount.typ().as_deref().unwrap_or_default()) {
+            (Options { remount: true, .. }, _) => remount(root, &dest, &options)?,
+            (Options { bind: Some(_), .. }, _) => bind::mount(ctx, root, mount, &dest, &options, tree)?,
+            (_, "cgroup" | "cgroup2") => cgroup::mount(ctx, root, &dest, &options)?,
+            _ => filesystem(ctx, root, mount, &dest, &options)?,
+        }
+    }
+    Ok(())
+}
+
+/// A new file system. procfs and sysfs must lie where their path says.
+fn filesystem(
+    ctx: &Context,
+    root: &Root,
+    mount: &Mount,
+    dest: &Path,
+    options: &Options,
+) -> Result<(), Error> {
+    let fs = mount.typ().as_deref().unwrap_or_default();
+    let source = mount.source().as_deref().unwrap_or(Path::new(fs));
+    let (target, existed) = match fs {
+        "proc" | "sysfs" => (ordinary_directory(root, dest, fs)?, true),
+        _ => mount_point(root, dest, Kind::Directory)?,
+    };
+
+    let mut flags = options.flags;
+    if delayed_read_only(fs, dest) {
+        flags.remove(MountFlags::RDONLY);
+    }
+    let label = label(ctx.spec);
+    let mut data = options.data.clone();
+    if fs == "tmpfs" && existed && !data.iter().any(|option| option.starts_with("mode=")) {
+        // A tmpfs looks like the directory it covers, so /tmp stays 1777 and /root stays 0700.
+        let mode = fstat(&target).map_err(Error::mount_point(dest))?.st_mode & 0o7777;
+        data.push(format!("mode={mode:o}"));
+    }
+    if !matches!(fs, "proc" | "sysfs" | "mqueue") {
+        data.extend(label.map(|label| format!("context=\"{label}\"")));
+    }
+    let below = if options.copy_up { Some(copyup::open(&target, dest)?) } else { None };
+
+    match new(&target, source, fs, flags, &data) {
+        Err(Errno::PERM) if ctx.user_namespace => {
+            let Some(host) = shared_with_host(ctx.spec, fs) else {
+                return Err(Error::mount(source.to_string_lossy(), dest)(Errno::PERM));
+            };
+            let tree = bind::clone(CWD, Path::new(host), true).map_err(Error::mount(host, dest))?;
+            return bind::attach(&tree, &target, dest, options, host);
+        }
+        result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
+    }
+    let label = label.filter(|_| fs == "mqueue");
+    if below.is_none() && label.is_none() && options.propagation.is_empty() {
+        return Ok(());
+    }
+    let top = reopen(root, dest)?;
+    if let Some(label) = label {
+        set_label(&top, label).map_err(Error::attributes(dest))?;
+    }
+    if let Some(below) = below {
+        copyup::copy(&below, &top, dest)?;
+    }
+    propagate(top.as_fd(), dest, options)
+}
+
+/// Gives a mount the propagation that it asks for.
+pub(super) fn propagate(mount: BorrowedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+    for &propagation in &options.propagation {
+        set_propagation(mount, propagation).map_err(Error::attributes(dest))?;
+    }
+    Ok(())
+}
+
+/// The place for procfs and sysfs. A directory that had to be created is opened once more, as what was created
+/// may lie behind a symbolic link in the middle of the path.
+fn ordinary_directory(root: &Root, dest: &Path, fs: &str) -> Result<OwnedFd, Error> {
+    let failed = |errno| match errno {
+        Errno::LOOP | Errno::NOTDIR => Error::NotOrdinary { dest: dest.to_owned(), fs: fs.to_owned() },
+        errno => Error::mount_point(dest)(errno),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match root.open_plain(dest, flags) {
+        Err(Errno::NOENT) => {
+            root.create(dest, Kind::Directory).and_then(|_| root.open_plain(dest, flags)).map_err(failed)
+        }
+        result => result.map_err(failed),
+    }
+}
+
+/// Mounts on a descriptor. `.` is the descriptor itself, whatever its path leads to by now.
+pub(super) fn new(
+    target: &OwnedFd,
+    source: &Path,
+    fs: &str,
+    flags: MountFlags,
+    data: &[String],
+) -> Result<(), Errno> {
+    let data = CString::new(data.join(",")).map_err(|_| Errno::INVAL)?;
+    fchdir(target)?;
+    mount(source, c".", fs, flags, (!data.is_empty()).then_some(data.as_c_str()))
+}
+
+/// The option `remount`: other flags for what is mounted there already.
+fn remount(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
+    let fd = reopen(root, dest)?;
+    if options.bind.is_some() {
+        return options.attributes().apply(fd.as_fd(), false).map_err(Error::attributes(dest));
+    }
+    let data = options.data.join(",");
+    fchdir(&fd).and_then(|()| mount_remount(c".", options.flags, data)).map_err(Error::attributes(dest))
+}
+
+/// What is at the destination now, that is the mount that was just made there.
+pub(super) fn reopen(root: &Root, dest: &Path) -> Result<OwnedFd, Error> {
+    root.open(dest, OFlags::PATH).map_err(Error::mount_point(dest))
+}
+
+/// The place for a mount, created if it is missing, and whether it was there. A path through symbolic links is fine as long as it does
+/// not lead into procfs or to the root itself; a path without any was checked as text.
+pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(OwnedFd, bool), Error> {
+    if dest == Path::new("/") {
+        return Err(Error::OnRoot(dest.to_owned()));
+    }
+    let failed = |errno| Error::mount_point(dest)(errno);
+    let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
+        Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
+        Err(Errno::LOOP) => match root.open(dest, OFlags::PATH) {
+            Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
+            result => (result.map_err(failed)?, true),
+        },
+        result => return result.map(|fd| (fd, true)).map_err(failed),
+    };
+    if is_procfs(fd.as_fd()).map_err(failed)? {
+        return Err(Error::InsideProc(dest.to_owned()));
+    }
+    if existed && root.is(fd.as_fd()).map_err(failed)? {
+        return Err(Error::OnRoot(dest.to_owned()));
+    }
+    Ok((fd, existed))
+}
+
+/// /proc is procfs, and nothing lies over its files but what lxcfs emulates: labels are set and masks are
+/// proven through it. Whether a bind source is procfs is seen when it is open.
+fn check_proc_text(mount: &Mount, options: &Options, dest: &Path) -> Result<(), Error> {
+    const EMULATED: [&str; 10] = [
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
+    ];
+    let Ok(below) = dest.strip_prefix("/proc") else { return Ok(()) };
+    if below.as_os_str().is_empty() {
+        if options.bind.is_some() || options.remount || mount.typ().as_deref() == Some("proc") {
+            return Ok(());
+        }
+        return Err(Error::NotProc(dest.to_owned()));
+    }
+    if EMULATED.iter().any(|name| below == Path::new(name)) {
+        return Ok(());
+    }
+    Err(Error::InsideProc(dest.to_owned()))
+}
+
+/// Whether the file is one of a procfs.
+pub(super) fn is_procfs(fd: BorrowedFd) -> Result<bool, Errno> {
+    Ok(fstatfs(fd)?.f_type == libc::PROC_SUPER_MAGIC)
+}
+
+/// What to show instead of a file system that a user namespace may not mount, because the namespace it is a
+/// view of is the host's.
+fn shared_with_host(spec: &Spec, fs: &str) -> Option<&'static str> {
+    let (namespace, host) = match fs {
+        "sysfs" => (LinuxNamespaceType::Network, "/sys"),
+        "proc" => (LinuxNamespaceType::Pid, "/proc"),
+        "mqueue" => (LinuxNamespaceType::Ipc, "/dev/mqueue"),
+        _ => return None,
+    };
+    let own = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    (!own.into_iter().any(|entry| entry.typ() == namespace)).then_some(host)
+}
+
+/// The SELinux label for file systems, on a host that has SELinux.
+pub(super) fn label(spec: &Spec) -> Option<&str> {
+    let label = spec.linux().as_ref()?.mount_label().as_deref().filter(|label| !label.is_empty())?;
+    crate::labels::has_selinux().then_some(label)
+}
+
+/// mqueue takes no label as an option, so its top directory is labelled, for which it has to be open for reading.
+fn set_label(fd: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let dir = openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fsetxattr(&dir, c"security.selinux", label.as_bytes(), XattrFlags::empty())
+}
+
+/// /dev and every tmpfs become read-only at the end: there are devices, links and mount points to make in them.
+pub(super) fn delayed_read_only(fs: &str, dest: &Path) -> bool {
+    fs == "tmpfs" || dest == Path::new("/dev")
+}
+
+/// Makes the mounts read-only that had to be writable until now. `/` is the container's root already.
+pub(super) fn make_read_only(spec: &Spec) -> Result<(), Error> {
+    for mount in spec.mounts().iter().flatten() {
+        let dest: PathBuf = clean(mount.destination());
+        let fs = mount.typ().as_deref().unwrap_or_default();
+        if delayed_read_only(fs, &dest) && Options::of(mount).read_only() {
+            open(&dest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|fd| Attributes::READ_ONLY.apply(fd.as_fd(), false))
+                .map_err(|errno| Error::ReadOnly { path: dest, reason: errno.into() })?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::MountBuilder;
+
+    fn checked(typ: &str, dest: &str, options: &[&str]) -> Result<(), String> {
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let mount = MountBuilder::default()
+            .destination(dest)
+            .typ(typ)
+            .source("/src")
+            .options(options)
+            .build()
+            .unwrap();
+        check(&mount).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn proc_is_procfs_and_stays_uncovered() {
+        assert!(checked("proc", "/proc", &[]).is_ok());
+        assert!(checked("proc", "proc/../proc/", &[]).is_ok());
+        assert!(checked("bind", "/proc", &["rbind"]).is_ok());
+        assert!(checked("bind", "/proc/meminfo", &["bind"]).is_ok());
+        assert!(checked("bind", "/procs", &["bind"]).is_ok());
+        assert_eq!(
+            checked("tmpfs", "/proc", &[]).unwrap_err(),
+            "\"/proc\" cannot be mounted because it is not of type proc"
+        );
+        assert_eq!(
+            checked("bind", "/x/../proc/self/attr", &["bind"]).unwrap_err(),
+            "\"/proc/self/attr\" cannot be mounted because it is inside /proc"
+        );
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        assert_eq!(
+            checked("bind", "/x", &["bind", "idmap"]).unwrap_err(),
+            "mount /x: option \"idmap\" is not supported"
+        );
+        assert_eq!(
+            checked("bind", "/x", &["bind", "size=1"]).unwrap_err(),
+            "mount /x: bind mounts cannot have any filesystem-specific options applied: size=1"
+        );
+        assert_eq!(checked("", "/x", &["ro"]).unwrap_err(), "mount /x: neither a type nor a bind mount");
+        assert!(checked("", "/x", &["rbind"]).is_ok());
+        assert!(checked("tmpfs", "/x", &["size=1"]).is_ok());
+    }
+
+    #[test]
+    fn a_tmpfs_and_dev_are_read_only_late() {
+        assert!(delayed_read_only("tmpfs", Path::new("/run")));
+        assert!(delayed_read_only("bind", Path::new("/dev")));
+        assert!(!delayed_read_only("sysfs", Path::new("/sys")));
+    }
+}
