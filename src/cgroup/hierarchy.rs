@@ -115,11 +115,16 @@ fn clean(path: &Path) -> Option<PathBuf> {
     (clean != Path::new("")).then_some(clean)
 }
 
+/// Whether this host has cgroup v2 alone.
+pub fn is_unified() -> bool {
+    const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+    rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
+}
+
 /// The hierarchies that are mounted on this host.
 fn mounts() -> Result<Vec<Mount>, Error> {
     // Most hosts have v2 alone: one statfs(2) instead of a list of every mount.
-    const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
-    if rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC) {
+    if is_unified() {
         let (root, point) = (PathBuf::from("/"), PathBuf::from(CGROUP_ROOT));
         return Ok(vec![Mount { version: Version::V2, controllers: Vec::new(), root, point }]);
     }

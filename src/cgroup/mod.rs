@@ -30,6 +30,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Os;
 use hierarchy::{Hierarchy, Version};
 
+pub use hierarchy::is_unified;
+
 pub use processes::Entrance;
 pub use stats::Stats;
 
