@@ -162,14 +162,17 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
             return Err(wrong("linux.namespaces", path.display(), "is not an absolute path"));
         }
     }
-    let empty = |label: &Option<String>| label.as_deref().is_none_or(str::is_empty);
+    if let Some(label) = linux.mount_label().as_deref().filter(|label| !label.is_empty())
+        && !crate::labels::has_selinux()
+    {
+        return Err(wrong("linux.mountLabel", label, "SELinux is disabled on this host"));
+    }
     refuse(&[
         (kinds.contains(&LinuxNamespaceType::Time), "a time namespace"),
         (linux.time_offsets().is_some(), "linux.timeOffsets"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.net_devices().is_some(), "linux.netDevices"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
-        (!empty(linux.mount_label()), "linux.mountLabel"),
         (linux.personality().as_ref().is_some_and(|p| p.flags().is_some()), "linux.personality.flags"),
     ])
 }
@@ -257,6 +260,9 @@ mod tests {
         })
     }
 
+    /// A text that the error has to hold, and what is changed to cause it.
+    type Case = (&'static str, fn(&mut Value));
+
     fn verdict(change: impl FnOnce(&mut Value)) -> Result<(), String> {
         let mut value = base();
         change(&mut value);
@@ -271,7 +277,7 @@ mod tests {
 
     #[test]
     fn wrong_values_are_named_with_their_field() {
-        let cases: [(&str, fn(&mut Value)); 8] = [
+        let cases: [Case; 8] = [
             ("ociVersion: 2.0.0", |v| v["ociVersion"] = json!("2.0.0")),
             ("process.args is missing", |v| v["process"]["args"] = json!([])),
             ("process.cwd: tmp", |v| v["process"]["cwd"] = json!("tmp")),
@@ -291,11 +297,10 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused_by_name() {
-        let cases: [(&str, fn(&mut Value)); 4] = [
+        let cases: [Case; 3] = [
             ("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"})),
             ("linux.timeOffsets", |v| v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
             ("process.scheduler", |v| v["process"]["scheduler"] = json!({"policy": "SCHED_BATCH"})),
-            ("linux.mountLabel", |v| v["linux"]["mountLabel"] = json!("system_u:object_r:x")),
         ];
         for (field, change) in cases {
             let error = verdict(change).expect_err(field);

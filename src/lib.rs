@@ -14,6 +14,7 @@ pub mod foreground;
 pub mod handler;
 pub mod hooks;
 pub mod init;
+pub mod labels;
 pub mod log;
 pub mod passwd;
 pub mod program;

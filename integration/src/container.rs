@@ -319,10 +319,7 @@ impl<'h> Container<'h> {
     /// # Errors
     /// It does not end.
     pub fn wait_exit(&self) -> Result<i32> {
-        let pid = Pid::from_raw(self.pid()?).context("pid 0")?;
-        ensure!(wait_pid(pid, Duration::from_secs(30))?, "the container does not end");
-        let (_, status) = waitpid(Some(pid), WaitOptions::empty())?.context("no status")?;
-        Ok(status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0)))
+        reap(self.pid()?)
     }
 
     /// `delete --force`.
@@ -332,6 +329,18 @@ impl<'h> Container<'h> {
     pub fn delete(&self) -> Result<()> {
         self.verb_with("delete", &["--force"]).finish()?.ok().map(drop)
     }
+}
+
+/// Waits for a process that this one has adopted, and returns its exit code. A process that was executed in a PID
+/// namespace has to be reaped before the namespace's init can end.
+///
+/// # Errors
+/// It does not end within half a minute.
+pub fn reap(pid: i32) -> Result<i32> {
+    let pid = Pid::from_raw(pid).context("pid 0")?;
+    ensure!(wait_pid(pid, Duration::from_secs(30))?, "process {pid} does not end");
+    let (_, status) = waitpid(Some(pid), WaitOptions::empty())?.context("no status")?;
+    Ok(status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0)))
 }
 
 impl Drop for Container<'_> {

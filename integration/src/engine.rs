@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::command::{Finished, Run, command};
+use crate::command::{Finished, Run, command, eventually};
 use crate::coracle;
 use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
 
@@ -31,7 +31,9 @@ impl Engine {
         let conf = format!(
             "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\n\
              [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
-             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n"
+             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n\
+             conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
+            engine.host.cache_dir().display()
         );
         fs::write(engine.path().join("containers.conf"), conf)?;
         fs::write(engine.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
@@ -57,7 +59,7 @@ impl Engine {
         let mut command = command(name);
         command
             .env("CONTAINERS_CONF", self.path().join("containers.conf"))
-            .env("CORACLE_CACHE", self.host.cache_dir())
+            .env("CORACLE_CACHE_DIR", self.host.cache_dir())
             .arg("--root")
             .arg(self.path().join("storage"))
             .arg("--runroot")
@@ -152,9 +154,11 @@ impl Engine {
             l.starts_with("cgroup ") && l.ends_with(" of []") && !l.contains("/libpod-")
                 || l.starts_with("mount ") && l.contains("/storage/overlay ")
         };
-        let left: Vec<_> = self.host.leftovers()?.into_iter().filter(|l| !podmans(l)).collect();
-        ensure!(left.is_empty(), "left behind: {left:#?}");
-        Ok(())
+        // conmon ends a moment after its container.
+        eventually("the end of all that containers had", || {
+            Ok(self.host.leftovers()?.iter().all(|l| podmans(l)))
+        })
+        .with_context(|| format!("left behind: {:#?}", self.host.leftovers()))
     }
 }
 

@@ -59,7 +59,7 @@ impl Host {
         self.path().join("state")
     }
 
-    /// The runtime's cache of compiled modules and seccomp programs.
+    /// The runtime's cache of compiled modules.
     #[must_use]
     pub fn cache_dir(&self) -> PathBuf {
         self.path().join("cache")
@@ -74,7 +74,7 @@ impl Host {
     /// Another runtime program, with this host's state directory and cache.
     pub fn runtime_at(&self, program: impl AsRef<Path>) -> Command {
         let mut command = command(program.as_ref());
-        command.env("CORACLE_CACHE", self.cache_dir()).arg("--root").arg(self.state_dir());
+        command.env("CORACLE_CACHE_DIR", self.cache_dir()).arg("--root").arg(self.state_dir());
         command
     }
 
@@ -135,7 +135,9 @@ impl Host {
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         if let Ok(entries) = fs::read_dir(self.state_dir()) {
-            found.extend(entries.flatten().map(|e| format!("state {}", e.path().display())));
+            // Ids cannot begin with a dot: `.seccomp` is a cache of the runtime's.
+            let ids = entries.flatten().filter(|e| !e.file_name().as_encoded_bytes().starts_with(b"."));
+            found.extend(ids.map(|e| format!("state {}", e.path().display())));
         }
         for dir in Self::cgroup_dirs(&self.name) {
             found.extend(

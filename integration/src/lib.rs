@@ -16,7 +16,7 @@ mod host;
 
 pub use command::{Finished, Job, Run, command, eventually};
 pub use console::{ConsoleSocket, Terminal};
-pub use container::Container;
+pub use container::{Container, reap};
 pub use engine::Engine;
 pub use guest::{c, rust, wat};
 pub use host::{Host, busybox_root};

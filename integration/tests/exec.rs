@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use coracle_integration::{ConsoleSocket, Container, Host, Run, Terminal, eventually};
+use coracle_integration::{ConsoleSocket, Container, Host, Run, Terminal, reap};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -48,6 +48,8 @@ fn the_cgroup_is_the_containers() -> Result<()> {
     for pid in pids {
         assert_eq!(fs::read_to_string(format!("/proc/{pid}/cgroup"))?, c.proc("cgroup")?);
     }
+    job.signal(Signal::TERM)?;
+    job.wait()?.exits(143)?;
     Ok(())
 }
 
@@ -147,7 +149,9 @@ fn detached_with_a_pid_file() -> Result<()> {
     c.exec_with(&flags, &["sh", "-c", "sleep 0.3; touch /tmp/done"])?.ok()?.prints("")?;
     let pid: i32 = fs::read_to_string(&pid_file)?.parse().context("a bare number")?;
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/cgroup"))?, c.proc("cgroup")?);
-    eventually("the detached process to end", || Ok(c.rootfs().join("tmp/done").exists()))
+    assert_eq!(reap(pid)?, 0);
+    assert!(c.rootfs().join("tmp/done").exists());
+    Ok(())
 }
 
 #[test]
@@ -240,7 +244,9 @@ fn with_a_console_socket() -> Result<()> {
     let host = Host::new()?;
     let c = running(&host, |_| {})?;
     let socket = ConsoleSocket::bind(&host.path().join("console.sock"))?;
-    let flags = ["--tty", "--detach", "--console-socket", socket.path()];
+    let pid_file = host.path().join("exec.pid");
+    let pid_flag = format!("--pid-file={}", pid_file.display());
+    let flags = ["--tty", "--detach", &pid_flag, "--console-socket", socket.path()];
     let mut exec = c.verb_with("exec", &flags).args(["sh", "-c", "tty; read x; echo got $x"]).job()?;
     let mut terminal = socket.accept()?;
     exec.wait()?.ok()?;
@@ -248,6 +254,7 @@ fn with_a_console_socket() -> Result<()> {
     terminal.type_in("word\n")?;
     terminal.expect("got word")?;
     terminal.rest()?;
+    assert_eq!(reap(fs::read_to_string(&pid_file)?.parse()?)?, 0);
     Ok(())
 }
 

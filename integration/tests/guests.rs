@@ -1,14 +1,14 @@
 //! Every program in `integration/guests` runs in a container of its own.
 //!
-//! What it should do stands in the comments it begins with (`//` or `;;`): `exit: N` (default 0), `stdout: TEXT` and
-//! `stderr: TEXT` that must appear, `args: WORDS`, `stdin: TEXT`. `run: REASON` leaves it to another test.
+//! A guest checks itself and exits with 0. One that must end otherwise says so in its first comment:
+//! `expect: exit N`, then perhaps `stdout` or `stderr`, each with texts in backquotes that must appear there; or
+//! `expect: runs until a signal ends it`. Other expectations are left to the tests that know what they mean.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use coracle_integration::{Host, c, repository, rust, wat};
-use serde_json::json;
+use coracle_integration::{Finished, Host, Run, c, repository, rust, wat};
 
 fn all(language: &str, compile: fn(&str) -> Result<PathBuf>) -> Result<()> {
     let host = Host::new()?;
@@ -28,25 +28,35 @@ fn all(language: &str, compile: fn(&str) -> Result<PathBuf>) -> Result<()> {
 
 fn one(host: &Host, source: &Path, compile: fn(&str) -> Result<PathBuf>) -> Result<()> {
     let text = fs::read_to_string(source)?;
-    let directive = |name: &str| {
-        let mut comments = text.lines().map_while(|l| l.strip_prefix("//").or_else(|| l.strip_prefix(";;")));
-        comments.find_map(|l| l.trim().strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-    };
+    let expected = text.lines().take(3).find_map(|l| l.split_once("expect: ")).map_or("exit 0", |(_, e)| e);
     let module = compile(source.file_stem().and_then(|s| s.to_str()).context("name")?)?;
-    if directive("run").is_some() {
-        return Ok(());
-    }
     let mut container = host.container(&["/main.wasm"])?;
     container.install(&module, "main.wasm")?;
-    if let Some(args) = directive("args") {
-        let args: Vec<_> = std::iter::once("/main.wasm").chain(args.split_whitespace()).collect();
-        container.config["process"]["args"] = json!(args);
+    if expected.starts_with("runs until a signal") {
+        container.create()?.start()?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        ensure!(container.status()? == "running", "it has ended: {:?}", container.stderr());
+        container.kill("TERM")?;
+        let code = container.wait_exit()?;
+        ensure!(code == 143, "exit code {code} after SIGTERM");
+    } else if let Some(rest) = expected.strip_prefix("exit ") {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let done = container.run_command(&[])?.finish_with(b"")?.exits(rest[..digits].parse()?)?;
+        check_streams(&done, &rest[digits..])?;
     }
-    let stdin = directive("stdin").unwrap_or_default();
-    let done = coracle_integration::Run::finish_with(&mut container.run_command(&[])?, stdin.as_bytes())?;
-    let done = done.exits(directive("exit").map_or(Ok(0), str::parse)?)?;
-    let expected = |stream: &str, name| directive(name).is_none_or(|text| stream.contains(text));
-    ensure!(expected(&done.stdout, "stdout") && expected(&done.stderr, "stderr"), "other output: {done}");
+    Ok(())
+}
+
+/// Looks for each text in backquotes on the stream that was named last before it.
+fn check_streams(done: &Finished, expected: &str) -> Result<()> {
+    let mut stream = &done.stdout;
+    for (n, part) in expected.split('`').enumerate() {
+        if n % 2 == 1 {
+            ensure!(stream.contains(part), "no {part:?}: {done}");
+        } else if part.contains("stderr") {
+            stream = &done.stderr;
+        }
+    }
     Ok(())
 }
 

@@ -202,7 +202,7 @@ fn bad_bundles() -> Result<()> {
     c.try_create(&[])?.exits(1)?.fails_with("args")?;
     c.config["process"]["args"] = json!(["true"]);
     c.config["process"]["cwd"] = json!("tmp");
-    c.try_create(&[])?.exits(1)?.fails_with("wd ")?;
+    c.try_create(&[])?.exits(1)?.fails_with("wd")?;
     c.config["process"]["cwd"] = json!("/");
     c.mount(json!({"destination": "/mnt", "type": "bind", "source": "/nosuch", "options": ["rbind"]}));
     c.try_create(&[])?.exits(1)?.fails_with("no such file or directory")?;

@@ -167,7 +167,7 @@ fn a_pod_with_a_native_and_a_wasm_container() -> Result<()> {
     engine.podman().args(["run", "--detach", "--pod", "p", "--name", "w", "show", "tick"]).finish()?.ok()?;
     eventually("ticking", || Ok(engine.do_podman(&["logs", "w"])?.stdout.contains("ticking")))?;
     let ps = engine.do_podman(&["ps", "--filter", "pod=p", "--format", "{{.Names}} {{.State}}"])?.ok()?;
-    assert!(ps.stdout.contains("n running") && ps.stdout.contains("w running"), "{ps}");
+    assert!(ps.stdout.contains("n Up") && ps.stdout.contains("w Up"), "{ps}");
     engine.do_podman(&["pod", "stop", "--time=5", "p"])?.ok()?;
     engine.do_podman(&["pod", "rm", "p"])?.ok()?;
     engine.is_clean()
@@ -180,8 +180,8 @@ fn what_cannot_be_run() -> Result<()> {
     fs::write(&component, b"\0asm\x0d\0\x01\0")?;
     engine.wasm_image("component", &component)?;
     engine.run(&["component"]).finish()?.exits(126)?.fails_with("component")?;
-    engine.wasm_image("unknown", &wat("unknown_import")?)?;
-    engine.run(&["unknown"]).finish()?.exits(126)?.fails_with("env.no_such_function")?;
+    engine.wasm_image("unknown", &wat("unknown-import")?)?;
+    engine.run(&["unknown"]).finish()?.exits(126)?.fails_with("env.foo")?;
     engine
         .run(&["--annotation", "run.oci.handler=wasm", "native", "true"])
         .finish()?
@@ -208,7 +208,7 @@ fn rootfs_userns_and_no_cgroup() -> Result<()> {
 #[test]
 fn a_trap_is_134() -> Result<()> {
     let engine = engine()?;
-    engine.wasm_image("trap", &wat("trap")?)?;
+    engine.wasm_image("trap", &wat("trap-unreachable")?)?;
     engine.run(&["trap"]).finish()?.exits(134)?.fails_with("unreachable")?;
     engine.is_clean()
 }

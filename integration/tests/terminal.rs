@@ -54,7 +54,7 @@ fn the_terminal_is_the_controlling_one_and_dev_console() -> Result<()> {
     let host = Host::new()?;
     let mut c = with_terminal(
         &host,
-        "echo to-tty > /dev/tty; echo to-console > /dev/console; stat -c %u /dev/console; trap 'exit 5' INT; while :; do sleep 0.05; done",
+        "trap 'exit 5' INT; echo to-tty > /dev/tty; echo to-console > /dev/console; stat -c %u /dev/console; while :; do sleep 0.05; done",
     )?;
     c.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let socket = ConsoleSocket::bind(&host.path().join("console.sock"))?;

@@ -142,7 +142,7 @@ fn what_is_no_module_that_can_run() -> Result<()> {
         ("cut off in the header", hello[..6].to_vec(), "truncated"),
         ("cut off in the body", hello[..40].to_vec(), ""),
         ("an invalid one", garbage, "invalid"),
-        ("one with an unknown import", fs::read(wat("unknown_import")?)?, "env.no_such_function"),
+        ("one with an unknown import", fs::read(wat("unknown-import")?)?, "env.foo"),
         ("an empty file", Vec::new(), ""),
     ] {
         fs::write(&file, bytes)?;
@@ -187,7 +187,7 @@ fn exit_codes_and_traps() -> Result<()> {
     let host = Host::new()?;
     module(&host, &wat("exit7")?, &[])?.run()?.exits(7)?;
     show(&host, &["255"])?.run()?.exits(255)?;
-    let trap = module(&host, &wat("trap")?, &[])?.run()?.exits(134)?.fails_with("unreachable")?;
+    let trap = module(&host, &wat("trap-unreachable")?, &[])?.run()?.exits(134)?.fails_with("unreachable")?;
     assert!(trap.stderr.contains("inner"), "a backtrace names the function: {trap}");
     module(&host, &rust("panic")?, &[])?.run()?.exits(134)?.fails_with("the reason")?.prints("before")?;
     show(&host, &["abort"])?.run()?.exits(134)?;
@@ -207,10 +207,11 @@ fn sigterm_ends_a_guest_at_once() -> Result<()> {
         assert_eq!(container.wait_exit()?, 143, "{word}");
         assert!(start.elapsed() < Duration::from_secs(2), "{word}: {:?}", start.elapsed());
     }
-    let mut container = module(&host, &wat("spin")?, &[])?;
+    let mut container = module(&host, &wat("busy")?, &[])?;
     container.create()?.start()?;
     container.kill("INT")?;
     assert_eq!(container.wait_exit()?, 130);
+    container.delete()?;
     // Blocked in a read.
     let container = show(&host, &["stdin"])?;
     let mut run = container.run_command(&[])?.stdin(std::process::Stdio::piped()).job()?;

@@ -4,7 +4,7 @@
 //! Invariant: nothing is claimed here that a container would be refused for, and what another module decides
 //! is asked from that module.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
 use oci_spec::runtime::{
@@ -12,6 +12,8 @@ use oci_spec::runtime::{
     LinuxFeatureBuilder, LinuxNamespaceType, LinuxSeccompAction, MountExtensionsBuilder, NetDevicesBuilder,
     SeccompBuilder, SelinuxBuilder,
 };
+
+use serde::de::DeserializeOwned;
 
 use crate::cli::Global;
 use crate::error::Error;
@@ -33,62 +35,12 @@ const NAMESPACES: [LinuxNamespaceType; 7] = [
     LinuxNamespaceType::Uts,
 ];
 
-/// Everything but SCMP_ACT_NOTIFY.
-const SECCOMP_ACTIONS: [LinuxSeccompAction; 8] = [
-    LinuxSeccompAction::ScmpActAllow,
-    LinuxSeccompAction::ScmpActErrno,
-    LinuxSeccompAction::ScmpActKill,
-    LinuxSeccompAction::ScmpActKillProcess,
-    LinuxSeccompAction::ScmpActKillThread,
-    LinuxSeccompAction::ScmpActLog,
-    LinuxSeccompAction::ScmpActTrace,
-    LinuxSeccompAction::ScmpActTrap,
-];
-
-const SECCOMP_OPERATORS: [&str; 7] = [
-    "SCMP_CMP_EQ",
-    "SCMP_CMP_GE",
-    "SCMP_CMP_GT",
-    "SCMP_CMP_LE",
-    "SCMP_CMP_LT",
-    "SCMP_CMP_MASKED_EQ",
-    "SCMP_CMP_NE",
-];
-
-const SECCOMP_ARCHS: [Arch; 18] = [
-    Arch::ScmpArchAarch64,
-    Arch::ScmpArchArm,
-    Arch::ScmpArchMips,
-    Arch::ScmpArchMips64,
-    Arch::ScmpArchMips64n32,
-    Arch::ScmpArchMipsel,
-    Arch::ScmpArchMipsel64,
-    Arch::ScmpArchMipsel64n32,
-    Arch::ScmpArchParisc,
-    Arch::ScmpArchParisc64,
-    Arch::ScmpArchPpc,
-    Arch::ScmpArchPpc64,
-    Arch::ScmpArchPpc64le,
-    Arch::ScmpArchRiscv64,
-    Arch::ScmpArchS390,
-    Arch::ScmpArchS390x,
-    Arch::ScmpArchX86,
-    Arch::ScmpArchX86_64,
-];
-
-/// Flags of seccomp(2) that a profile may set.
-const SECCOMP_FLAGS: [(&str, libc::c_ulong); 3] = [
-    ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG),
-    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-    ("SECCOMP_FILTER_FLAG_TSYNC", libc::SECCOMP_FILTER_FLAG_TSYNC),
-];
-
 /// Handlers of WebAssembly modules: a program `coracle-<name>` each.
 const WASM_HANDLERS: &str = "wasi";
 
 /// Annotations of a config.json that change how a container is run: an engine should pass them on only from
 /// whom it trusts with that. One that ends in a dot is a prefix.
-const ANNOTATIONS: [&str; 4] = ["run.oci.", "module.wasm.", "org.coracle.", "org.systemd.property."];
+const ANNOTATIONS: [&str; 3] = ["run.oci.", "module.wasm.", "org.coracle."];
 
 /// Options of `features`.
 #[derive(Debug, clap::Args)]
@@ -103,13 +55,21 @@ pub fn run(_args: &Args, _global: &Global) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn features() -> Result<Features, oci_spec::OciSpecError> {
+/// Why the features cannot be told: a name that oci-spec does not know.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum Unknown {
+    Field(#[from] oci_spec::OciSpecError),
+    Name(#[from] serde_json::Error),
+}
+
+fn features() -> Result<Features, Unknown> {
     let seccomp = SeccompBuilder::default()
         .enabled(true)
-        .actions(SECCOMP_ACTIONS)
-        .operators(strings(&SECCOMP_OPERATORS))
-        .archs(SECCOMP_ARCHS)
-        .known_flags(SECCOMP_FLAGS.map(|(name, _)| name.to_owned()))
+        .actions(named::<Vec<LinuxSeccompAction>>(coracle_seccomp::ACTIONS)?)
+        .operators(strings(coracle_seccomp::OPERATORS))
+        .archs(named::<Vec<Arch>>(coracle_seccomp::ARCHITECTURES)?)
+        .known_flags(strings(coracle_seccomp::FLAGS))
         .supported_flags(supported_flags())
         .build()?;
     let linux = LinuxFeatureBuilder::default()
@@ -129,7 +89,7 @@ fn features() -> Result<Features, oci_spec::OciSpecError> {
         )
         .net_devices(NetDevicesBuilder::default().enabled(false).build()?)
         .build()?;
-    FeaturesBuilder::default()
+    let features = FeaturesBuilder::default()
         .oci_version_min("1.0.0")
         .oci_version_max(OCI_VERSION)
         .hooks(strings(&HOOKS))
@@ -138,27 +98,46 @@ fn features() -> Result<Features, oci_spec::OciSpecError> {
         .annotations(HashMap::from([
             ("org.coracle.version".to_owned(), crate::VERSION.to_owned()),
             ("org.coracle.wasm.handlers".to_owned(), WASM_HANDLERS.to_owned()),
+            ("org.coracle.wasm.imports".to_owned(), wasm_imports()),
         ]))
         .potentially_unsafe_config_annotations(strings(&ANNOTATIONS))
-        .build()
+        .build()?;
+    Ok(features)
 }
 
 /// The flags that this kernel knows. Without a filter, it answers EINVAL for a flag it does not know, and
 /// EFAULT otherwise (seccomp(2)); it never installs anything.
 fn supported_flags() -> Vec<String> {
-    let known = |flag: libc::c_ulong| {
+    let known = |flag: &&&str| {
+        let bit = match **flag {
+            "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
+            "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            _ => return false,
+        };
         // SAFETY: the kernel finds no filter at the null address, and reports that.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_seccomp,
                 libc::SECCOMP_SET_MODE_FILTER,
-                flag,
+                bit,
                 std::ptr::null::<libc::sock_fprog>(),
             )
         };
         result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
     };
-    SECCOMP_FLAGS.iter().filter(|(_, flag)| known(*flag)).map(|(name, _)| (*name).to_owned()).collect()
+    coracle_seccomp::FLAGS.iter().filter(known).map(ToString::to_string).collect()
+}
+
+/// Names as the type that oci-spec has for them.
+fn named<T: DeserializeOwned>(names: &[&str]) -> Result<T, serde_json::Error> {
+    serde_json::from_value(names.into())
+}
+
+/// The modules that a guest may import functions from.
+fn wasm_imports() -> String {
+    let modules: BTreeSet<_> = coracle_abi::IMPORTS.iter().map(|import| import.module).collect();
+    modules.into_iter().collect::<Vec<_>>().join(",")
 }
 
 /// In the order of their numbers, as capabilities(7) counts them.
@@ -190,5 +169,7 @@ mod tests {
         assert!(!has(&seccomp["actions"], "SCMP_ACT_NOTIFY"));
         assert!(has(&seccomp["supportedFlags"], "SECCOMP_FILTER_FLAG_LOG"));
         assert_eq!(features["annotations"]["org.coracle.wasm.handlers"], "wasi");
+        let imports = features["annotations"]["org.coracle.wasm.imports"].as_str().unwrap();
+        assert!(imports.split(',').any(|module| module == "wasi_snapshot_preview1"), "{imports}");
     }
 }

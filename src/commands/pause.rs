@@ -19,7 +19,9 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let container = Container::load(&global.root, &args.id)?;
     match container.status()? {
         Status::Created | Status::Running => {}
-        Status::Creating | Status::Paused | Status::Stopped => return Err(container::Error::NotRunning.into()),
+        Status::Creating | Status::Paused | Status::Stopped => {
+            return Err(container::Error::NotRunning.into());
+        }
     }
     container.cgroup()?.freeze(true).map_err(Error::new)?;
     Ok(0)

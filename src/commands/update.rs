@@ -5,9 +5,8 @@
 
 use std::io::Read;
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use serde_json::Value;
 
 use crate::Error;
 use crate::cli::Global;
@@ -83,7 +82,8 @@ pub struct Args {
 /// # Errors
 /// A container that does not run; a limit that the kernel does not take. The old ones are then set again.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    for (flag, value) in [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)] {
+    for (flag, value) in [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)]
+    {
         if value.is_some() {
             return Err(Error::new(format_args!("--{flag}: Intel RDT is not supported")));
         }
@@ -99,7 +99,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let mut spec = container.spec()?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     let old = linux.resources().clone().unwrap_or_default();
-    let new = merge(&old, &given);
+    let new = merge(&old, &given).map_err(Error::new)?;
     let cgroup = container.cgroup()?;
     if let Err(error) = cgroup.apply(&change(&old, &given, &new)) {
         // What has been written before the error; whatever was not limited then stays as it is.
@@ -157,113 +157,66 @@ impl Args {
     }
 }
 
+/// Fields in which zero, or an empty string, means "not given".
+const NOT_GIVEN_IF_ZERO: [&str; 13] = [
+    "limit",
+    "swap",
+    "reservation",
+    "shares",
+    "quota",
+    "period",
+    "realtimeRuntime",
+    "realtimePeriod",
+    "cpus",
+    "mems",
+    "weight",
+    "leafWeight",
+    "classID",
+];
+
 /// The saved limits, with those that are given in their place.
-fn merge(old: &LinuxResources, given: &LinuxResources) -> LinuxResources {
-    let mut new = old.clone();
-    if let Some(given) = given.memory() {
-        let mut memory = old.memory().unwrap_or_default();
-        // Lifting the limit on memory lifts that on swap, unless there is one for it.
-        let old_swap = if given.limit() == Some(-1) { None } else { memory.swap() };
-        memory
-            .set_limit(number(given.limit()).or(memory.limit()))
-            .set_reservation(number(given.reservation()).or(memory.reservation()))
-            .set_swap(number(given.swap()).or(old_swap))
-            .set_kernel(given.kernel().or(memory.kernel()))
-            .set_kernel_tcp(given.kernel_tcp().or(memory.kernel_tcp()))
-            .set_swappiness(given.swappiness().or(memory.swappiness()))
-            .set_disable_oom_killer(given.disable_oom_killer().or(memory.disable_oom_killer()))
-            .set_use_hierarchy(given.use_hierarchy().or(memory.use_hierarchy()))
-            .set_check_before_update(given.check_before_update().or(memory.check_before_update()));
-        new.set_memory(Some(memory));
+fn merge(old: &LinuxResources, given: &LinuxResources) -> Result<LinuxResources, serde_json::Error> {
+    let mut old = old.clone();
+    // Lifting the limit on memory lifts that on swap, unless there is one for it.
+    if given.memory().is_some_and(|memory| memory.limit() == Some(-1)) {
+        old.set_memory(old.memory().map(|mut memory| *memory.set_swap(None)));
     }
-    if let Some(given) = given.cpu() {
-        let mut cpu = old.cpu().clone().unwrap_or_default();
-        let text = |given: &Option<String>, old: &Option<String>| {
-            given.clone().filter(|list| !list.is_empty()).or_else(|| old.clone())
-        };
-        let (cpus, mems) = (text(given.cpus(), cpu.cpus()), text(given.mems(), cpu.mems()));
-        cpu.set_shares(number(given.shares()).or(cpu.shares()))
-            .set_quota(number(given.quota()).or(cpu.quota()))
-            .set_period(number(given.period()).or(cpu.period()))
-            .set_burst(given.burst().or(cpu.burst()))
-            .set_idle(given.idle().or(cpu.idle()))
-            .set_realtime_runtime(number(given.realtime_runtime()).or(cpu.realtime_runtime()))
-            .set_realtime_period(number(given.realtime_period()).or(cpu.realtime_period()))
-            .set_cpus(cpus)
-            .set_mems(mems);
-        new.set_cpu(Some(cpu));
-    }
-    if let Some(pids) = given.pids().filter(|pids| pids.limit() != 0) {
-        new.set_pids(Some(pids));
-    }
-    if let Some(given) = given.block_io() {
-        new.set_block_io(Some(merge_block_io(&old.block_io().clone().unwrap_or_default(), given)));
-    }
-    if let Some(unified) = given.unified() {
-        let mut keys = old.unified().clone().unwrap_or_default();
-        keys.extend(unified.clone());
-        new.set_unified(Some(keys));
-    }
-    new.set_hugepage_limits(given.hugepage_limits().clone().or_else(|| old.hugepage_limits().clone()));
-    new.set_network(given.network().clone().or_else(|| old.network().clone()));
-    new.set_rdma(given.rdma().clone().or_else(|| old.rdma().clone()));
-    new.set_devices(given.devices().clone().or_else(|| old.devices().clone()));
-    new
+    let mut new = serde_json::to_value(old)?;
+    merge_value(&mut new, serde_json::to_value(given)?, "");
+    serde_json::from_value(new)
 }
 
-fn number<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
-    value.filter(|value| *value != T::default())
-}
-
-/// A device's entry replaces the one that it had.
-fn merge_block_io(old: &LinuxBlockIo, given: &LinuxBlockIo) -> LinuxBlockIo {
-    type List<T> = Option<Vec<T>>;
-    fn upsert<T: Copy>(old: &List<T>, given: &List<T>, device: impl Fn(&T) -> (i64, i64)) -> List<T> {
-        let Some(given) = given else { return old.clone() };
-        let is_given = |entry: &&T| given.iter().any(|other| device(other) == device(entry));
-        let kept = old.iter().flatten().filter(|entry| !is_given(entry)).copied();
-        Some(kept.chain(given.iter().copied()).collect())
+fn merge_value(old: &mut Value, given: Value, field: &str) {
+    match (old, given) {
+        (Value::Object(old), Value::Object(given)) => {
+            for (field, value) in given {
+                let zero = value == 0 || value == "";
+                if !(zero && NOT_GIVEN_IF_ZERO.contains(&field.as_str())) {
+                    merge_value(old.entry(&field).or_insert(Value::Null), value, &field);
+                }
+            }
+        }
+        // blockIO's lists: a device's entry replaces the one that it had.
+        (Value::Array(old), Value::Array(given)) if field.ends_with("Device") => {
+            let device = |entry: &Value| (entry["major"].clone(), entry["minor"].clone());
+            old.retain(|entry| !given.iter().any(|other| device(other) == device(entry)));
+            old.extend(given);
+        }
+        (old, given) => *old = given,
     }
-    let weight = |d: &LinuxWeightDevice| (d.major(), d.minor());
-    let throttle = |d: &LinuxThrottleDevice| (d.major(), d.minor());
-    let mut io = old.clone();
-    io.set_weight(number(given.weight()).or(old.weight()))
-        .set_leaf_weight(number(given.leaf_weight()).or(old.leaf_weight()))
-        .set_weight_device(upsert(old.weight_device(), given.weight_device(), weight))
-        .set_throttle_read_bps_device(upsert(
-            old.throttle_read_bps_device(),
-            given.throttle_read_bps_device(),
-            throttle,
-        ))
-        .set_throttle_write_bps_device(upsert(
-            old.throttle_write_bps_device(),
-            given.throttle_write_bps_device(),
-            throttle,
-        ))
-        .set_throttle_read_iops_device(upsert(
-            old.throttle_read_iops_device(),
-            given.throttle_read_iops_device(),
-            throttle,
-        ))
-        .set_throttle_write_iops_device(upsert(
-            old.throttle_write_iops_device(),
-            given.throttle_write_iops_device(),
-            throttle,
-        ));
-    io
 }
 
 /// What has to be written: the fields that are given, and those that the kernel takes together with them.
 fn change(old: &LinuxResources, given: &LinuxResources, new: &LinuxResources) -> LinuxResources {
     let mut change = given.clone();
     if let (Some(mut memory), Some(new)) = (*given.memory(), *new.memory()) {
-        if number(memory.limit()).is_some() || number(memory.swap()).is_some() {
+        if [memory.limit(), memory.swap()].iter().any(|value| value.unwrap_or(0) != 0) {
             memory.set_limit(new.limit()).set_swap(new.swap());
         }
         change.set_memory(Some(memory));
     }
     if let (Some(mut cpu), Some(new)) = (given.cpu().clone(), new.cpu()) {
-        if number(cpu.quota()).is_some() || number(cpu.period()).is_some() {
+        if cpu.quota().unwrap_or(0) != 0 || cpu.period().unwrap_or(0) != 0 {
             cpu.set_quota(new.quota()).set_period(new.period());
         }
         change.set_cpu(Some(cpu));
@@ -344,7 +297,7 @@ mod tests {
             r#"{"memory":{"limit":150,"swap":0},"cpu":{"shares":0,"quota":6,"cpus":""},"pids":{},
                 "blockIO":{"weight":0,"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":2}]}}"#,
         );
-        let new = merge(&old, &given);
+        let new = merge(&old, &given).unwrap();
         let expected = resources(
             r#"{"memory":{"limit":150,"swap":200,"reservation":50},"cpu":{"shares":512,"quota":6,"period":10},
                 "pids":{"limit":7},"blockIO":{"throttleReadBpsDevice":[
@@ -362,7 +315,7 @@ mod tests {
     #[test]
     fn lifting_the_memory_limit_lifts_that_on_swap() {
         let old = resources(r#"{"memory":{"limit":100,"swap":200}}"#);
-        let new = merge(&old, &resources(r#"{"memory":{"limit":-1}}"#));
+        let new = merge(&old, &resources(r#"{"memory":{"limit":-1}}"#)).unwrap();
         assert_eq!((new.memory().unwrap().limit(), new.memory().unwrap().swap()), (Some(-1), None));
     }
 
@@ -370,8 +323,8 @@ mod tests {
     fn unchanged_device_rules_are_left_alone() {
         let rules = r#"{"devices":[{"allow":false,"access":"rwm"}]}"#;
         let (old, given) = (resources(rules), resources(rules));
-        assert!(change(&old, &given, &merge(&old, &given)).devices().is_none());
+        assert!(change(&old, &given, &merge(&old, &given).unwrap()).devices().is_none());
         let given = resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#);
-        assert_eq!(change(&old, &given, &merge(&old, &given)).devices(), given.devices());
+        assert_eq!(change(&old, &given, &merge(&old, &given).unwrap()).devices(), given.devices());
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 use crate::error::Os;
 
@@ -78,11 +78,26 @@ pub fn open(size: Option<(u16, u16)>) -> Result<Console, Error> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let master = fs::openat2(CWD, PTMX, flags, Mode::empty(), resolve).map_err(|e| Error::Open(e.into()))?;
     let console = pair(master)?;
-    if let Some((rows, columns)) = size {
-        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&console.master, size).map_err(|e| Error::Size(e.into()))?;
+    if let Some(size) = size {
+        resize(&console.master, size)?;
     }
     Ok(console)
+}
+
+/// The size (rows, columns) of the terminal that we run on ourselves, if one of our standard streams is one.
+pub fn own_size() -> Option<(u16, u16)> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let sizes = streams.into_iter().filter_map(|stream| tcgetwinsize(stream).ok());
+    sizes.map(|size| (size.ws_row, size.ws_col)).find(|&(rows, columns)| rows > 0 && columns > 0)
+}
+
+/// Gives a pseudo-terminal a size (rows, columns).
+///
+/// # Errors
+/// Not a terminal.
+pub fn resize(terminal: impl AsFd, (rows, columns): (u16, u16)) -> Result<(), Error> {
+    let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).map_err(|e| Error::Size(e.into()))
 }
 
 /// Verifies a freshly opened master and opens its slave.

@@ -195,8 +195,8 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     let mut served = Served::new(choice);
-    while !served.next(&ours, || run_runtime_hooks(&spec, &container.state, pid))? {}
-    set_rlimits(pid, process)?;
+    let hooks = || run_runtime_hooks(&spec, &container.state, pid);
+    while !served.next(&ours, hooks, || set_rlimits(pid, process))? {}
 
     container.state.init = Process::find(pid);
     container.save()?;
@@ -225,11 +225,20 @@ impl Served {
     ///
     /// # Errors
     /// What the process reported, or what answering it failed with.
-    pub(super) fn next(&mut self, socket: &Socket, hooks: impl Fn() -> Result<(), Error>) -> Result<bool, Error> {
+    pub(super) fn next(
+        &mut self,
+        socket: &Socket,
+        hooks: impl Fn() -> Result<(), Error>,
+        limits: impl Fn() -> Result<(), Error>,
+    ) -> Result<bool, Error> {
         match socket.receive()? {
             Some(Message::Ready) => return Ok(true),
             Some(Message::RunHooks) => {
                 hooks()?;
+                socket.send(&Message::Continue)?;
+            }
+            Some(Message::SetLimits) => {
+                limits()?;
                 socket.send(&Message::Continue)?;
             }
             Some(Message::Terminal(master)) => self.terminal = Some(master),
@@ -261,7 +270,7 @@ fn prepare_module(name: &str, file: &OwnedFd, choice: Choice) -> Result<Message,
         return Ok(Message::Native);
     }
     let progress = io::stderr().is_terminal();
-    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress)?;
+    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, None)?;
     Ok(Message::Handler(program, artifact))
 }
 
@@ -368,8 +377,7 @@ pub(super) fn set_oom_score(pid: i32, process: &SpecProcess, rootless: bool) -> 
     }
 }
 
-/// Set from outside and last: hard limits can only be raised with the host's CAP_SYS_RESOURCE, and setting
-/// up a container must not run into them.
+/// The resource limits of a process, set from outside: setrlimit(2), by prlimit(2).
 pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> {
     use oci_spec::runtime::PosixRlimitType as Type;
     for limit in process.rlimits().iter().flatten() {

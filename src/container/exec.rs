@@ -14,7 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::cli::Global;
 use crate::foreground::SavedMask;
 use crate::handler;
-use crate::init::namespaces::{self, Cloned, clone_flag, clone3};
+use crate::init::namespaces::{self, Cloned, clone_flag, clone_into_pid_namespace};
 use crate::init::sync::{self, Message};
 use crate::init::{self, Program, Terminal};
 use crate::{config, console};
@@ -99,8 +99,8 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         let all = || join(kinds).and_then(|()| namespaces::become_root());
         (namespaces::with_helper(all, 0, &ours, &theirs)?, ThreadNameSpaceType::empty())
     } else {
-        join(kinds & ThreadNameSpaceType::PROCESS_ID)?;
-        let cloned = clone3(0, cgroup_fd.as_ref().map(AsFd::as_fd)).map_err(init::Error::Clone)?;
+        let enter = || join(kinds & ThreadNameSpaceType::PROCESS_ID);
+        let cloned = clone_into_pid_namespace(enter, 0, cgroup_fd.as_ref().map(AsFd::as_fd))?;
         (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
     };
     let (pid, pidfd) = match cloned {
@@ -135,8 +135,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;
     let mut served = Served::new(choice);
-    while !served.next(&ours, || Ok(()))? {}
-    set_rlimits(pid, process)?;
+    while !served.next(&ours, || Ok(()), || set_rlimits(pid, process))? {}
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
     }

@@ -145,7 +145,7 @@ impl Container {
     /// tried again.
     ///
     /// # Errors
-    /// [`Error::Cgroup`], [`Error::Io`]; a poststop hook's failure is returned after everything is removed.
+    /// [`Error::Cgroup`], [`Error::Io`].
     pub(crate) fn remove(self) -> Result<(), Error> {
         let spec = self.spec();
         if let Some(cgroup) = &self.state.cgroup {
@@ -159,8 +159,11 @@ impl Container {
         remove_directory(&self.directory)?;
         if let Ok(spec) = spec
             && let Some(hooks) = spec.hooks()
+            && let Err(error) =
+                hooks::run("poststop", hooks.poststop().as_ref(), &self.state, Status::Stopped, None)
         {
-            hooks::run("poststop", hooks.poststop().as_ref(), &self.state, Status::Stopped, None)?;
+            // The container is gone whatever they do (runtime.md, "Lifecycle").
+            tracing::warn!("{error}");
         }
         Ok(())
     }

@@ -11,11 +11,10 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio, read, retry_on_intr, write};
 use rustix::process::getpgrp;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
-use rustix::termios::{
-    OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize,
-};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::signals::Signals;
+use crate::console;
 
 /// At most what one read of a terminal returns, and what a pipe that polls writable takes at once (pipe(7)).
 const CHUNK: usize = 4096;
@@ -56,14 +55,9 @@ impl Terminal {
 
     /// Gives the pseudo-terminal the size of ours.
     pub(super) fn resize(&self) {
-        let ours = [0, 1, 2].into_iter().find_map(|fd| {
-            // SAFETY: Rust's runtime keeps 0, 1 and 2 open.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            tcgetwinsize(fd).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0)
-        });
-        if let Some(size) = ours {
+        if let Some(size) = console::own_size() {
             // The container's program may have dropped its terminal, which is not our concern.
-            let _ = tcsetwinsize(&self.master, size);
+            let _ = console::resize(&self.master, size);
         }
     }
 

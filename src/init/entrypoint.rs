@@ -77,7 +77,12 @@ pub enum Program {
     /// By the kernel, from its path in the container: a script's interpreter could not find it by descriptor.
     Path(CString),
     /// A Wasm module: by the handler, which finds the artifact at a descriptor.
-    Handler { program: OwnedFd, artifact: OwnedFd },
+    Handler {
+        /// The handler.
+        program: OwnedFd,
+        /// What it runs.
+        artifact: OwnedFd,
+    },
 }
 
 #[cfg(test)]
@@ -101,10 +106,10 @@ mod tests {
         assert!(matches!(find(&module, &[], Choice::Native), Err(Error::NotExecutable { .. })));
         assert!(matches!(find(&script, &[], Choice::Detect), Err(Error::NotExecutable { .. })));
         assert!(find(&script, &[], Choice::Wasm).expect("demanded").module.is_some());
-        let path = format!("PATH=/nonexistent:{}", directory.path().display());
-        assert!(find("m.wasm", &[path.clone()], Choice::Detect).expect("in PATH").module.is_some());
-        assert!(matches!(find("s", &[path.clone()], Choice::Detect), Err(Error::NotExecutable { .. })));
-        assert!(matches!(find("none", &[path], Choice::Detect), Err(Error::NotFound { .. })));
+        let path = [format!("PATH=/nonexistent:{}", directory.path().display())];
+        assert!(find("m.wasm", &path, Choice::Detect).expect("in PATH").module.is_some());
+        assert!(matches!(find("s", &path, Choice::Detect), Err(Error::NotExecutable { .. })));
+        assert!(matches!(find("none", &path, Choice::Detect), Err(Error::NotFound { .. })));
         assert!(matches!(find("/no/such", &[], Choice::Detect), Err(Error::StatProgram { .. })));
         assert!(matches!(find("/tmp", &[], Choice::Detect), Err(Error::NotExecutable { .. })));
     }

@@ -68,8 +68,8 @@ pub enum Error {
     NoLabels(&'static str),
     #[error("mapping ids: {0}")]
     IdMap(String),
-    #[error(transparent)]
-    AppArmor(#[from] libcontainer::apparmor::AppArmorError),
+    #[error("process.apparmorProfile: {profile}: {reason}")]
+    AppArmor { profile: String, reason: String },
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
     #[error(transparent)]
@@ -230,11 +230,13 @@ pub fn join(
     process::become_program(program, &process::Startup { fifo: None, container: None }, socket)
 }
 
-/// Reports to the parent and ends this process; what cannot be reported is printed.
+/// Reports to the parent and ends this process. Once the program's start is up to `start`, there is no parent,
+/// and the container's standard error gets the report.
 pub fn fail(error: &Error, socket: Option<&Socket>) -> ! {
-    let message = Message::Failed(error.to_string());
-    if socket.is_none_or(|socket| socket.send(&message).is_err()) {
-        eprintln!("{error}");
+    match socket {
+        // A parent that is gone has reported what ended it.
+        Some(socket) => drop(socket.send(&Message::Failed(error.to_string()))),
+        None => eprintln!("{error}"),
     }
     // SAFETY: ends this process without running what the parent registered to run at its own end.
     unsafe { libc::_exit(1) }

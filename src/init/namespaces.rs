@@ -43,7 +43,12 @@ pub struct Namespaces {
 #[derive(Debug)]
 pub enum Cloned {
     /// We are the parent; this is the child.
-    Parent { pid: i32, pidfd: OwnedFd },
+    Parent {
+        /// Its pid in our namespace.
+        pid: i32,
+        /// The same, as a descriptor.
+        pidfd: OwnedFd,
+    },
     /// We are the child.
     Child,
 }
@@ -98,14 +103,7 @@ impl Namespaces {
         let Some(pid_namespace) = self.joined.iter().find(|j| j.kind == LinuxNamespaceType::Pid) else {
             return clone3(self.new, cgroup).map_err(Error::Clone);
         };
-        // Our own children, hooks among them, must not be born in there.
-        let own = File::open("/proc/self/ns/pid").map_err(|e| Error::Clone(e.into()))?;
-        pid_namespace.enter()?;
-        let cloned = clone3(self.new, cgroup).map_err(Error::Clone)?;
-        if matches!(cloned, Cloned::Parent { .. }) {
-            set_namespace(own.as_fd(), LinuxNamespaceType::Pid).map_err(|e| Error::Clone(e.into()))?;
-        }
-        Ok(cloned)
+        clone_into_pid_namespace(|| pid_namespace.enter(), self.new, cgroup)
     }
 
     /// What is left to enter for the new process itself, once its ids are mapped and it is in its cgroup.
@@ -199,6 +197,25 @@ pub fn become_root() -> Result<(), Error> {
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(errno) => Err(Error::step("become root of the user namespace", errno)),
     }
+}
+
+/// Makes a process in the pid namespace that `enter` enters, which takes effect for children only.
+///
+/// # Errors
+/// [`Error::Clone`], or what `enter` failed with.
+pub fn clone_into_pid_namespace(
+    enter: impl FnOnce() -> Result<(), Error>,
+    new: u32,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned, Error> {
+    // Our other children, hooks and the compiler among them, must not be born in there.
+    let own = File::open("/proc/self/ns/pid").map_err(|e| Error::Clone(e.into()))?;
+    enter()?;
+    let cloned = clone3(new, cgroup).map_err(Error::Clone)?;
+    if matches!(cloned, Cloned::Parent { .. }) {
+        set_namespace(own.as_fd(), LinuxNamespaceType::Pid).map_err(|e| Error::Clone(e.into()))?;
+    }
+    Ok(cloned)
 }
 
 /// Makes a process by a helper that first does `join`: the process is the helper's sibling, so it is our child,

@@ -17,7 +17,7 @@ use super::sync::{Message, Socket};
 use super::{Container, Error, Program, scene};
 use crate::container::Status;
 use crate::error::Os;
-use crate::{hooks, passwd, program as own_program};
+use crate::{hooks, labels, passwd, program as own_program};
 
 /// Where the handler finds its artifact: the number of a descriptor.
 const ARTIFACT: &str = "_CORACLE_WASI_ARTIFACT";
@@ -45,9 +45,16 @@ pub fn become_program(program: Program<'_>, startup: &Startup<'_>, socket: Socke
     let user = process.user();
     let identity = Identity::new(user, process.capabilities().as_ref());
 
-    set_labels(process)?;
+    labels::apply(process)?;
     set_habits(process, startup)?;
     scene::own_stdio(identity.uid())?;
+
+    // Hard limits are raised with the host's CAP_SYS_RESOURCE or not at all, and those of another user's process
+    // cannot be set without it: so the parent does it, now.
+    if process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+        socket.send(&Message::SetLimits)?;
+        socket.await_continue()?;
+    }
 
     // From here on we are the container's user.
     identity.assume(user.additional_gids().as_deref().unwrap_or_default())?;
@@ -97,26 +104,6 @@ pub fn become_program(program: Program<'_>, startup: &Startup<'_>, socket: Socke
 /// After `start` there is no parent to report to, and what went wrong goes to the container's standard error.
 fn report(error: Error, socket: Option<&Socket>) -> Error {
     super::fail(&error, socket)
-}
-
-/// Labels of security modules; they take effect with the exec.
-fn set_labels(process: &Process) -> Result<(), Error> {
-    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !p.is_empty()) {
-        if !libcontainer::apparmor::is_enabled().unwrap_or(false) {
-            return Err(Error::NoLabels("process.apparmorProfile"));
-        }
-        libcontainer::apparmor::apply_profile(profile)?;
-    }
-    if let Some(label) = process.selinux_label().as_deref().filter(|l| !l.is_empty()) {
-        // selinuxfs is mounted exactly where a policy may be loaded.
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::NoLabels("process.selinuxLabel"));
-        }
-        let path = Path::new("/proc/thread-self/attr/exec");
-        std::fs::write(path, label)
-            .map_err(|e| Error::Write { path: path.to_owned(), value: label.to_owned(), reason: e.into() })?;
-    }
-    Ok(())
 }
 
 /// What a process hands down to its program: umask, personality, priority.

@@ -124,6 +124,11 @@ pub fn open_terminal(process: &Process, terminal: &Terminal, first: bool, socket
         let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
         (clamp(size.height()), clamp(size.width()))
     });
+    let size = match terminal {
+        // Now and not when the parent connects to it: the program may ask at once.
+        Terminal::Parent => console::own_size().or(size),
+        Terminal::Engine(_) => size,
+    };
     let console::Console { master, slave } = console::open(size)?;
     match terminal {
         Terminal::Engine(engine) => console::send(&master, engine)?,

@@ -27,6 +27,8 @@ pub enum Message {
     Continue,
     /// From the container's process: the mounts are made, run the hooks of the runtime's namespace.
     RunHooks,
+    /// From the container's process: set my resource limits, before I am somebody else's.
+    SetLimits,
     /// From the container's process: the terminal's master.
     Terminal(OwnedFd),
     /// From the container's process: this program, of this name, is or should be a Wasm module.
@@ -77,6 +79,7 @@ impl Socket {
             }
             Message::Continue => (b'c', &[], vec![]),
             Message::RunHooks => (b'h', &[], vec![]),
+            Message::SetLimits => (b'l', &[], vec![]),
             Message::Terminal(master) => (b't', &[], vec![master.as_fd()]),
             Message::Module(name, file) => (b'm', name.as_bytes(), vec![file.as_fd()]),
             Message::Handler(program, artifact) => (b'w', &[], vec![program.as_fd(), artifact.as_fd()]),
@@ -129,6 +132,7 @@ impl Socket {
             }
             (b'c', None, None) => Message::Continue,
             (b'h', None, None) => Message::RunHooks,
+            (b'l', None, None) => Message::SetLimits,
             (b't', Some(master), None) => Message::Terminal(master),
             (b'm', Some(file), None) => Message::Module(words(), file),
             (b'w', Some(program), Some(artifact)) => Message::Handler(program, artifact),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, open, openat, statfs};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, open, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::fchdir;
@@ -241,9 +241,8 @@ fn shared_with_host(spec: &Spec, fs: &str) -> Option<&'static str> {
 
 /// The SELinux label for file systems, on a host that has SELinux.
 pub(super) fn label(spec: &Spec) -> Option<&str> {
-    const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
     let label = spec.linux().as_ref()?.mount_label().as_deref().filter(|label| !label.is_empty())?;
-    statfs(c"/sys/fs/selinux").is_ok_and(|fs| fs.f_type == SELINUX_MAGIC).then_some(label)
+    crate::labels::has_selinux().then_some(label)
 }
 
 /// mqueue takes no label as an option, so its top directory is labelled, for which it has to be open for reading.

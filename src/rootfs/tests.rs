@@ -437,6 +437,54 @@ fn bind_mounts_of_every_kind() {
     });
 }
 
+/// What Linux before 5.12 answers.
+fn without_mount_setattr() {
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mount_setattr"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS }]
+    });
+    let filter = coracle_seccomp::Filter::compile(&serde_json::from_value(profile).unwrap()).unwrap();
+    filter.install().unwrap();
+}
+
+#[test]
+fn kernels_without_mount_setattr() {
+    isolated("kernels_without_mount_setattr", NAMESPACES, |bundle| {
+        without_mount_setattr();
+        let volume = bundle.join("volume");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("file"), "").unwrap();
+        mount(c"tmpfs", &volume, c"tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None).unwrap();
+        fs::write(volume.join("file"), "").unwrap();
+        let mut container = usual(bundle, &[]);
+        let mounts = container.spec.mounts_mut().as_mut().unwrap();
+        for (dest, source, options) in [
+            ("/v", "volume", json!(["rbind", "ro", "exec", "rslave"])),
+            ("/file", "volume/file", json!(["bind", "nodev", "noatime", "private"])),
+        ] {
+            let mount = json!({ "destination": dest, "type": "bind", "source": source, "options": options });
+            mounts.push(serde_json::from_value(mount).unwrap());
+        }
+        container.run().unwrap();
+        check_usual();
+        assert!(flags("/v").contains(StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID));
+        assert!(!flags("/v").contains(StatVfsMountFlags::NOEXEC));
+        let all = StatVfsMountFlags::NODEV | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOATIME;
+        assert!(flags("/file").contains(all));
+    });
+}
+
+#[test]
+fn recursive_options_need_mount_setattr() {
+    isolated("recursive_options_need_mount_setattr", NAMESPACES, |bundle| {
+        without_mount_setattr();
+        fs::create_dir(bundle.join("volume")).unwrap();
+        let mount = json!({ "destination": "/v", "source": "volume", "options": ["rbind", "rro"] });
+        let container = Container::new(bundle, json!({ "mounts": [mount] }));
+        assert_eq!(container.fails(), "set options of mount /v: function not implemented");
+    });
+}
+
 #[test]
 fn flags_locked_by_another_user_namespace_stay() {
     isolated("flags_locked_by_another_user_namespace_stay", NAMESPACES, |bundle| {

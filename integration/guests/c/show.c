@@ -1,4 +1,3 @@
-// run: used by tests
 // Shows a guest's world, one word of the command line at a time; the last is the exit code when it is a number.
 #include <dirent.h>
 #include <errno.h>

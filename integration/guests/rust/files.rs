@@ -1,4 +1,4 @@
-// stdout: ok
+// expect: exit 0, stdout `ok`
 //! What Rust's standard library does with files, from a guest.
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,4 @@
-// exit: 134
-// stderr: the reason
+// expect: exit 134, stdout `before`, stderr `the reason`
 fn main() {
     println!("before");
     let values: Vec<u32> = std::env::args().skip(9).map(|a| a.len() as u32).collect();

@@ -1,4 +1,4 @@
-;; exit: 7
+;; expect: exit 7
 (module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)

@@ -1,4 +1,4 @@
-;; stdout: hello from a module
+;; expect: exit 0, stdout `hello from a module`
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

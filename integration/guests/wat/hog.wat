@@ -1,4 +1,4 @@
-;; run: grows until it is killed
+;; expect: runs until its memory is gone
 ;; Touches every page it gets, 64 KiB at a time, without an end.
 (module
   (memory (export "memory") 1)

@@ -1,0 +1,76 @@
+# Coracle: build, demo, test, install. `make help` lists the targets.
+
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+CARGO      ?= cargo
+LIBEXEC    := $(PREFIX)/libexec/coracle
+HOST       := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE    := $(TARGET_DIR)/$(HOST)/release
+PROGRAMS   := coracle coracle-wasmc coracle-wasi
+
+export CORACLE_LIBEXEC := $(LIBEXEC)
+
+.PHONY: help setup build demo test bench test-vm install uninstall clean distclean
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## Install the Debian packages that building, the demo and the tests need
+	@scripts/setup build demo test
+
+# One cargo invocation per program: built together, their features would be united, and the runner of modules would
+# contain the compiler.
+build: ## Release builds of the three programs into bin/: static and stripped
+	@scripts/setup build
+	@mkdir -p bin
+	@set -e; for program in $(PROGRAMS); do \
+		echo "== cargo build --release -p $$program"; \
+		$(CARGO) build --locked --release -p $$program; \
+		install -m 755 "$(RELEASE)/$$program" bin/.new && mv bin/.new bin/$$program; \
+	done
+	@ls -l $(addprefix bin/,$(PROGRAMS))
+
+demo: ## Set up, build, and show native and Wasm containers with podman
+	@scripts/setup build demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo
+
+test: ## Set up, build, and run all checks and tests
+	@scripts/setup build demo test
+	@$(MAKE) --no-print-directory build
+	@TARGET_DIR="$(TARGET_DIR)" CARGO="$(CARGO)" scripts/test
+
+bench: ## Measure start times against crun and runc (as root, on an idle machine)
+	@scripts/setup build demo test
+	@$(MAKE) --no-print-directory build
+	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench
+
+test-vm: ## Run the tests that need cgroup v2 and systemd in a virtual machine
+	@test -x vm-image/test-vm/run || { echo "vm-image/test-vm/run is not there" >&2; exit 1; }
+	@vm-image/test-vm/run
+
+install: build ## Install into DESTDIR and PREFIX (default /usr/local)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(LIBEXEC)"
+	install -m 755 bin/coracle "$(DESTDIR)$(PREFIX)/bin/coracle"
+	ln -sf coracle "$(DESTDIR)$(PREFIX)/bin/coracle-wasm"
+	install -m 755 bin/coracle-wasmc bin/coracle-wasi "$(DESTDIR)$(LIBEXEC)"
+	install -d "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
+	bin/coracle completion bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/coracle"
+	bin/coracle completion zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_coracle"
+	bin/coracle completion fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coracle.fish"
+
+uninstall: ## Remove what `make install` has installed
+	rm -f "$(DESTDIR)$(PREFIX)/bin/coracle" "$(DESTDIR)$(PREFIX)/bin/coracle-wasm" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/coracle" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_coracle" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coracle.fish"
+	rm -rf "$(DESTDIR)$(LIBEXEC)"
+
+clean: ## Remove bin/
+	rm -rf bin
+
+distclean: clean ## Remove bin/ and everything that cargo has built
+	$(CARGO) clean

@@ -1,4 +1,0 @@
-;; run: never ends
-(module
-  (memory (export "memory") 1)
-  (func (export "_start") (loop $again (br $again))))

@@ -1,6 +1,0 @@
-;; exit: 134
-;; stderr: unreachable
-(module
-  (memory (export "memory") 1)
-  (func $inner unreachable)
-  (func (export "_start") (call $inner)))

@@ -1,5 +1,0 @@
-;; run: cannot
-(module
-  (import "env" "no_such_function" (func $no (param i32)))
-  (memory (export "memory") 1)
-  (func (export "_start") (call $no (i32.const 1))))
