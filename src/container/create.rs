@@ -151,8 +151,8 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
 
     // The container's process.
     let (ours, theirs) = sync::pair()?;
-    let cgroup_fd = container.state.cgroup.as_ref().and_then(Cgroup::into_fd);
-    let (pid, pidfd) = match namespaces.clone_into(cgroup_fd.as_ref().map(AsFd::as_fd), &ours, &theirs)? {
+    let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !namespaces.needs_helper())?;
+    let (pid, pidfd) = match namespaces.clone_into(cgroup.v2.as_ref().map(AsFd::as_fd), &ours, &theirs)? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             // Nothing of the container is ours to undo in here.
@@ -171,6 +171,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
             let program = Program {
                 process,
                 terminal,
+                cgroup: cgroup.v1,
                 seccomp,
                 handler: choice,
                 wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
@@ -189,12 +190,10 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     if namespaces.change_user() && namespaces.makes(oci_spec::runtime::LinuxNamespaceType::User) {
         userns::map_ids(pid, &spec)?;
     }
-    if let Some(cgroup) = &container.state.cgroup {
-        cgroup.add(pid)?;
-    }
+    cgroup.finish(container.state.cgroup.as_ref(), pid)?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
-    let mut served = Served::new(choice);
+    let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
     let hooks = || run_runtime_hooks(&spec, &container.state, pid);
     while !served.next(&ours, hooks, || set_rlimits(pid, process))? {}
 
@@ -212,13 +211,15 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
 #[derive(Debug)]
 pub(super) struct Served {
     choice: Choice,
+    /// The device of the root file system, where only its engine can have mounted anything.
+    rootfs: Option<u64>,
     /// The terminal's master, once it came.
     pub(super) terminal: Option<OwnedFd>,
 }
 
 impl Served {
-    pub(super) fn new(choice: Choice) -> Self {
-        Self { choice, terminal: None }
+    pub(super) fn new(choice: Choice, rootfs: Option<u64>) -> Self {
+        Self { choice, rootfs, terminal: None }
     }
 
     /// Answers one message; true when the process is ready.
@@ -243,7 +244,7 @@ impl Served {
             }
             Some(Message::Terminal(master)) => self.terminal = Some(master),
             Some(Message::Module(name, file)) => {
-                let answer = prepare_module(&name, &file, self.choice)?;
+                let answer = prepare_module(&name, &file, self.choice, self.rootfs)?;
                 socket.send(&answer)?;
             }
             Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
@@ -263,14 +264,19 @@ fn child_gone(socket: &Socket, error: init::Error) -> Error {
 }
 
 /// The handler and artifact for what is, or was said to be, a module.
-fn prepare_module(name: &str, file: &OwnedFd, choice: Choice) -> Result<Message, Error> {
+fn prepare_module(
+    name: &str,
+    file: &OwnedFd,
+    choice: Choice,
+    rootfs: Option<u64>,
+) -> Result<Message, Error> {
     use std::io::IsTerminal;
     let kind = wasm::sniff(file.as_fd()).map_err(|e| io_error(Path::new(name), e))?;
     if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
         return Ok(Message::Native);
     }
     let progress = io::stderr().is_terminal();
-    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, None)?;
+    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, rootfs)?;
     Ok(Message::Handler(program, artifact))
 }
 
@@ -351,10 +357,40 @@ fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
 }
 
 fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
-    if global.cgroup_manager == cgroup::Manager::Disabled {
-        return Ok(None);
+    let cgroup = Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?;
+    // Without one, only limits that were asked for are an error.
+    Ok((global.cgroup_manager != cgroup::Manager::Disabled).then_some(cgroup))
+}
+
+/// How a new process gets into its container's cgroup: on v2 by the clone, on v1 by itself, for a parent that moves it
+/// would take a lock of the whole kernel, which costs milliseconds.
+#[derive(Debug)]
+pub(super) struct JoinCgroup {
+    /// What is cloned into.
+    pub(super) v2: Option<OwnedFd>,
+    /// What the process itself enters.
+    pub(super) v1: Option<cgroup::Entrance>,
+    by_parent: bool,
+}
+
+impl JoinCgroup {
+    /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
+    pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool) -> Result<Self, Error> {
+        let Some(cgroup) = cgroup else { return Ok(Self { v2: None, v1: None, by_parent: false }) };
+        let v2 = cgroup.into_fd();
+        let v1 = cgroup.entrance()?;
+        // A systemd scope begins with its first process, which the parent names.
+        let by_parent = v1.is_none() || (v2.is_some() && !cloned);
+        Ok(Self { v2, v1, by_parent })
     }
-    Ok(Some(Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?))
+
+    /// What is left for the parent to do.
+    pub(super) fn finish(self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
+        match cgroup {
+            Some(cgroup) if self.by_parent => Ok(cgroup.add(pid)?),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The fifo that init waits on. Open for both directions, so that neither its open nor that of `start` waits.

@@ -8,9 +8,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::create::{Served, compile_seccomp, set_oom_score, set_rlimits, write_pid_file};
+use super::create::{JoinCgroup, Served, compile_seccomp, set_oom_score, set_rlimits, write_pid_file};
 use super::{Container, Error, Status};
-use crate::cgroup::Cgroup;
 use crate::cli::Global;
 use crate::foreground::SavedMask;
 use crate::handler;
@@ -84,8 +83,9 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let choice = exec_choice(&spec)?;
 
     let (ours, theirs) = sync::pair()?;
-    let cgroup_fd = container.state.cgroup.as_ref().and_then(Cgroup::into_fd);
     let kinds = namespace_flags(&spec);
+    let with_helper = kinds.contains(ThreadNameSpaceType::USER);
+    let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper)?;
     let join = |flags: ThreadNameSpaceType| {
         if flags.is_empty() {
             return Ok(());
@@ -95,12 +95,12 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     };
     // As in `create`: a helper where a user namespace is involved, else the clone itself enters the pid
     // namespace, and the new process the others.
-    let (cloned, rest) = if kinds.contains(ThreadNameSpaceType::USER) {
+    let (cloned, rest) = if with_helper {
         let all = || join(kinds).and_then(|()| namespaces::become_root());
         (namespaces::with_helper(all, 0, &ours, &theirs)?, ThreadNameSpaceType::empty())
     } else {
         let enter = || join(kinds & ThreadNameSpaceType::PROCESS_ID);
-        let cloned = clone_into_pid_namespace(enter, 0, cgroup_fd.as_ref().map(AsFd::as_fd))?;
+        let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd))?;
         (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
     };
     let (pid, pidfd) = match cloned {
@@ -110,6 +110,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
             let program = Program {
                 process,
                 terminal,
+                cgroup: cgroup.v1,
                 seccomp,
                 handler: choice,
                 wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
@@ -129,12 +130,10 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     };
     let mut child = Child(Some(pid));
     drop(theirs);
-    if let Some(cgroup) = &container.state.cgroup {
-        cgroup.add(pid)?;
-    }
+    cgroup.finish(container.state.cgroup.as_ref(), pid)?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;
-    let mut served = Served::new(choice);
+    let mut served = Served::new(choice, None);
     while !served.next(&ours, || Ok(()), || set_rlimits(pid, process))? {}
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;

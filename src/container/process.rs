@@ -1,9 +1,9 @@
 //! A process named so that another one with its pid is never taken for it.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Os;
@@ -44,13 +44,15 @@ impl Process {
     /// Those of pidfd_send_signal(2), other than ESRCH.
     pub fn signal(self, number: i32) -> Result<bool, Os> {
         let Some(pidfd) = self.open() else { return Ok(false) };
-        // SAFETY: any number up to 64 is a signal for the kernel, and it refuses the others; the named type
-        // only documents which ones a library reserves for itself, and we are not their receiver.
-        let signal = unsafe { Signal::from_raw_unchecked(number) };
-        match rustix::process::pidfd_send_signal(&pidfd, signal) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::SRCH) => Ok(false),
-            Err(errno) => Err(errno.into()),
+        // Not through rustix: its type for signals has no place for 0, which only asks whether one could be sent.
+        // SAFETY: the descriptor is open, there is no siginfo, and the kernel refuses numbers that are no signals.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, std::ptr::null::<()>(), 0)
+        };
+        match Os::last() {
+            _ if result == 0 => Ok(true),
+            reason if reason.errno() == Some(libc::ESRCH) => Ok(false),
+            reason => Err(reason),
         }
     }
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
+use crate::cgroup::{self, Entrance};
 use crate::container::{State, Status};
 use crate::error::Os;
 use crate::handler::Choice;
@@ -71,6 +72,8 @@ pub enum Error {
     #[error("process.apparmorProfile: {profile}: {reason}")]
     AppArmor { profile: String, reason: String },
     #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
     #[error(transparent)]
     Console(#[from] console::Error),
@@ -108,6 +111,8 @@ pub struct Program<'a> {
     pub process: &'a Process,
     /// What becomes of the terminal, when `process.terminal` is set.
     pub terminal: Option<Terminal>,
+    /// The way into the container's v1 cgroups; without it the parent puts us there.
+    pub cgroup: Option<Entrance>,
     /// The compiled seccomp profile.
     pub seccomp: Option<coracle_seccomp::Filter>,
     /// Who may run the program.
@@ -154,7 +159,8 @@ pub fn container(
     let Container { spec, state, .. } = container;
     // Nothing that the engine left open may reach the program, beyond what it asked for.
     scene::close_on_exec(program.preserve_fds)?;
-    // Ids are mapped and the cgroup is joined by the parent.
+    program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
+    // Ids are mapped by the parent.
     socket.await_continue()?;
     if container.namespaces.change_user() {
         namespaces::become_root()?;
@@ -221,6 +227,7 @@ pub fn join(
     socket: Socket,
 ) -> Result<std::convert::Infallible, Error> {
     scene::close_on_exec(program.preserve_fds)?;
+    program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     socket.await_continue()?;
     enter()?;
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;

@@ -82,6 +82,11 @@ impl Namespaces {
         self.makes(LinuxNamespaceType::User) || self.joins(LinuxNamespaceType::User)
     }
 
+    /// Whether a helper makes the process. It cannot make it in a cgroup, where it has no rights.
+    pub fn needs_helper(&self) -> bool {
+        self.change_user() && !self.joined.is_empty()
+    }
+
     /// Whether a namespace of this kind is new.
     pub fn makes(&self, kind: LinuxNamespaceType) -> bool {
         self.new & clone_flag(kind) != 0
@@ -97,7 +102,7 @@ impl Namespaces {
     /// # Errors
     /// [`Error::Clone`], [`Error::Namespace`], or what the helper reports.
     pub fn clone_into(&self, cgroup: Option<BorrowedFd<'_>>, ours: &Socket, theirs: &Socket) -> Result<Cloned, Error> {
-        if self.change_user() && !self.joined.is_empty() {
+        if self.needs_helper() {
             return with_helper(|| self.join_with_user(), self.new, ours, theirs);
         }
         let Some(pid_namespace) = self.joined.iter().find(|j| j.kind == LinuxNamespaceType::Pid) else {
