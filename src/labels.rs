@@ -22,7 +22,8 @@ pub fn apply(process: &Process) -> Result<(), Error> {
         if !libcontainer::apparmor::is_enabled().unwrap_or(false) {
             return Err(Error::NoLabels("process.apparmorProfile"));
         }
-        libcontainer::apparmor::apply_profile(profile)?;
+        libcontainer::apparmor::apply_profile(profile)
+            .map_err(|e| Error::AppArmor { profile: profile.to_owned(), reason: e.to_string() })?;
     }
     if let Some(label) = process.selinux_label().as_deref().filter(|l| !l.is_empty()) {
         if !has_selinux() {

@@ -38,10 +38,22 @@ pub fn write_lines<'a>(
 /// The content of `dir`/`file`.
 pub fn read(dir: &Path, file: &str) -> Result<String, Error> {
     let path = dir.join(file);
-    std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::NoFile { path },
-        _ => Error::Read { path, reason: error.into() },
-    })
+    match slurp(&path) {
+        Ok(text) => Ok(text),
+        Err(Errno::NOENT) => Err(Error::NoFile { path }),
+        Err(errno) => Err(Error::Read { path, reason: errno.into() }),
+    }
+}
+
+/// A file of a kernel's file system, which has no size to ask for first.
+pub fn slurp(path: &Path) -> Result<String, Errno> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(8192);
+    while rustix::io::retry_on_intr(|| rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut text)))? > 0
+    {
+        text.reserve(4096);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The number in `dir`/`file`; `max` is the largest one, and a negative one (v1's "no limit") too.

@@ -82,8 +82,7 @@ pub fn locate(asked: Option<&Path>, id: &str) -> Result<Vec<Hierarchy>, Error> {
         let relative = clean(asked).ok_or_else(|| Error::Path(asked.into()))?;
         return Ok(place(mounts, |_| relative.clone()));
     }
-    let own = std::fs::read_to_string("/proc/self/cgroup")
-        .map_err(|e| Error::Read { path: "/proc/self/cgroup".into(), reason: e.into() })?;
+    let own = file::read(Path::new("/proc/self"), "cgroup")?;
     let unified_only = mounts.iter().all(|mount| mount.version == Version::V2);
     Ok(place(mounts, |mount| {
         let own = own_cgroup(&own, mount);
@@ -116,18 +115,20 @@ fn clean(path: &Path) -> Option<PathBuf> {
     (clean != Path::new("")).then_some(clean)
 }
 
+/// Whether this host has cgroup v2 alone.
+pub fn is_unified() -> bool {
+    const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+    rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
+}
+
 /// The hierarchies that are mounted on this host.
 fn mounts() -> Result<Vec<Mount>, Error> {
     // Most hosts have v2 alone: one statfs(2) instead of a list of every mount.
-    const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-    if rustix::fs::statfs(CGROUP_ROOT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC) {
+    if is_unified() {
         let (root, point) = (PathBuf::from("/"), PathBuf::from(CGROUP_ROOT));
         return Ok(vec![Mount { version: Version::V2, controllers: Vec::new(), root, point }]);
     }
-    let path = "/proc/self/mountinfo";
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Error::Read { path: path.into(), reason: e.into() })?;
-    let mounts = parse_mountinfo(&text);
+    let mounts = parse_mountinfo(&file::read(Path::new("/proc/self"), "mountinfo")?);
     if mounts.is_empty() {
         return Err(Error::NotMounted);
     }

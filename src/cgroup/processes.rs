@@ -1,9 +1,11 @@
 //! The processes of a cgroup: joining it, finding them, killing them, and removing what they leave.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::file::{children, read, write};
@@ -21,6 +23,45 @@ pub fn add(hierarchy: &Hierarchy, pid: i32) -> Result<(), Error> {
         }
     }
     write(&hierarchy.path, "cgroup.procs", &pid.to_string())
+}
+
+/// Open files by which a process puts itself into v1 cgroups.
+///
+/// A process that is moved by another one has to be kept from forking and exiting: the kernel waits until every CPU
+/// has taken note of that, which takes milliseconds. A thread that moves itself needs no such lock (since Linux
+/// 5.4), and neither does one that is born in its cgroup, as v2 allows.
+#[derive(Debug)]
+pub struct Entrance(Vec<(OwnedFd, PathBuf)>);
+
+impl Entrance {
+    pub(super) fn open(hierarchies: &[Hierarchy]) -> Result<Self, Error> {
+        let open = |hierarchy: &Hierarchy| {
+            // `cgroup.procs` is for whole processes, even if it is the writer's own, and takes the lock.
+            let path = hierarchy.path.join("tasks");
+            match rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(fd) => Ok((fd, path)),
+                Err(errno) => Err(Error::Open { path, reason: errno.into() }),
+            }
+        };
+        let on_v1 = hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
+        on_v1.map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Puts the calling thread, the only one of its process, into the container's v1 cgroups. The kernel asks for
+    /// the rights of whoever opened the files.
+    ///
+    /// # Errors
+    /// [`Error::Write`] with the file of the hierarchy that refused it.
+    pub fn enter(&self) -> Result<(), Error> {
+        for (fd, path) in &self.0 {
+            rustix::io::retry_on_intr(|| rustix::io::write(fd, b"0")).map_err(|errno| Error::Write {
+                path: path.clone(),
+                value: "0".into(),
+                reason: errno.into(),
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// The hierarchy that tells which processes the container has: all hold the same ones.

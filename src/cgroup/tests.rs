@@ -128,6 +128,23 @@ fn a_process_is_joined_found_frozen_killed_and_its_cgroup_removed() {
 }
 
 #[test]
+fn a_process_enters_by_itself() {
+    skip_if_unusable!();
+    let path = unique();
+    let cgroup = guarded(&path, "{}");
+    let entrance = cgroup.entrance().unwrap().unwrap();
+    let mut command = Command::new("cat");
+    command.arg("/proc/self/cgroup");
+    let enter = move || entrance.enter().map_err(std::io::Error::other);
+    // SAFETY: between fork and exec, this makes system calls, and allocates only with an error.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, enter) };
+    let output = command.output().unwrap();
+    for line in String::from_utf8(output.stdout).unwrap().lines().filter(|line| !line.starts_with("0:")) {
+        assert!(line.ends_with(&path), "{line}");
+    }
+}
+
+#[test]
 fn kill_all_reaches_nested_and_frozen_processes() {
     skip_if_unusable!();
     let cgroup = guarded(&unique(), "{}");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{getegid, geteuid};
 
+use crate::cgroup;
 use crate::cli::Global;
 use crate::error::{Error, Os};
 
@@ -32,12 +33,22 @@ pub struct Args {
 /// The file exists or cannot be written.
 pub fn run(args: &Args, _global: &Global) -> Result<u8, Error> {
     let path = args.bundle.join(FILE);
-    if args.rootless {
-        write(&path, &rootless(geteuid().as_raw(), getegid().as_raw()))?;
+    let mut text = if args.rootless {
+        rootless(geteuid().as_raw(), getegid().as_raw())
     } else {
-        write(&path, TEMPLATE)?;
+        TEMPLATE.to_owned()
+    };
+    if cgroup::is_unified() {
+        text = with_cgroup_namespace(&text);
     }
+    write(&path, &text)?;
     Ok(0)
+}
+
+/// On cgroup v2 runc's configuration hides the host's part of the container's cgroup path.
+fn with_cgroup_namespace(text: &str) -> String {
+    let cgroup = "\"type\": \"cgroup\"\n\t\t\t},\n\t\t\t{\n\t\t\t\t";
+    text.replace("\"type\": \"mount\"\n", &format!("{cgroup}\"type\": \"mount\"\n"))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
@@ -106,6 +117,19 @@ mod tests {
                     "options": ["rbind", "nosuid", "noexec", "nodev", "ro"] })
         );
         assert!(!text.contains("gid=5"));
+    }
+
+    #[test]
+    fn a_cgroup_namespace_is_one_more_namespace() {
+        for text in [TEMPLATE.to_owned(), rootless(1000, 1000)] {
+            let count = |text: &str| {
+                let spec: Spec = serde_json::from_str(text).unwrap();
+                spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len()
+            };
+            let with = with_cgroup_namespace(&text);
+            assert!(with.contains("\"cgroup\"\n"));
+            assert_eq!(count(&with), count(&text) + 1);
+        }
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn merge_value(old: &mut Value, given: Value, field: &str) {
     match (old, given) {
         (Value::Object(old), Value::Object(given)) => {
             for (field, value) in given {
-                let zero = value == Value::from(0) || value == Value::from("");
+                let zero = value == 0 || value == "";
                 if !(zero && NOT_GIVEN_IF_ZERO.contains(&field.as_str())) {
                     merge_value(old.entry(&field).or_insert(Value::Null), value, &field);
                 }

@@ -68,8 +68,8 @@ pub enum Error {
     NoLabels(&'static str),
     #[error("mapping ids: {0}")]
     IdMap(String),
-    #[error(transparent)]
-    AppArmor(#[from] libcontainer::apparmor::AppArmorError),
+    #[error("process.apparmorProfile: {profile}: {reason}")]
+    AppArmor { profile: String, reason: String },
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
     #[error(transparent)]

@@ -100,7 +100,7 @@ mod tests {
     fn another_signature_is_shown_beside_ours() {
         assert_eq!(
             says(r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i64) (result i32))))"#),
-            "import wasi_snapshot_preview1.proc_exit has type (i32), the module wants (i64) -> i32"
+            "import wasi_snapshot_preview1.proc_exit has type (i32) -> (), the module wants (i64) -> (i32)"
         );
     }
 

@@ -15,7 +15,7 @@ pub enum Error {
     Component,
     #[error("WebAssembly binary version {0} is not known; version 1 is")]
     Version(u32),
-    #[error("a native file ({0}), compiled ahead of time; the module itself is needed")]
+    #[error("not a WebAssembly module but native code ({0}): a program, or a module compiled ahead of time")]
     Native(&'static str),
     #[error("neither a WebAssembly module nor its text form")]
     Unknown,

@@ -16,6 +16,7 @@ mod memory;
 mod module;
 mod preview1;
 mod resolve;
+mod sandbox;
 mod signals;
 mod start;
 mod state;

@@ -77,12 +77,13 @@ impl<'a> Memory<'a> {
     /// The buffers of an `iovec_array` or `ciovec_array`, for the kernel to fill or read.
     pub fn buffers(self, list: u32, count: u32) -> Result<Vec<libc::iovec>> {
         let count = count.min(MAX_BUFFERS);
-        let list = self.bytes(list, count * 8)?;
-        let buffer = |it: &[u8]| {
-            let (offset, len) = (u32_at(it, 0), u32_at(it, 4));
+        self.range(list, count * 8)?;
+        let buffer = |index| {
+            let record = self.array::<8>(list + index * 8)?;
+            let (offset, len) = (u32_at(&record, 0), u32_at(&record, 4));
             Ok(libc::iovec { iov_base: self.range(offset, len)?.cast(), iov_len: len as usize })
         };
-        list.chunks_exact(8).map(buffer).collect()
+        (0..count).map(buffer).collect()
     }
 }
 

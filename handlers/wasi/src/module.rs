@@ -12,6 +12,7 @@ use wasmer::{
 use crate::{
     artifact,
     imports::{Context, define},
+    sandbox,
     start::Start,
     state::State,
 };
@@ -25,6 +26,9 @@ pub enum Error {
     /// There is no module to run.
     #[error(transparent)]
     Artifact(#[from] artifact::Error),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
     /// It imports what we do not have.
     #[error(transparent)]
     Import(#[from] Unsatisfied),
@@ -49,6 +53,8 @@ pub unsafe fn run(start: Start) -> Result<(), Error> {
     let fd: RawFd = start.artifact.ok_or(artifact::Error::Missing)?;
     // SAFETY: the caller's.
     let module = unsafe { artifact::load(&engine, fd) }?;
+    // The last executable memory is mapped, and no code of the guest has run yet.
+    sandbox::enter()?;
     // The process ends with the guest: to free its memory first would be wasted.
     let mut store = ManuallyDrop::new(Store::new(engine));
     let store = &mut *store;

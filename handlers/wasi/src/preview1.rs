@@ -3,6 +3,8 @@
 //! Each takes the guest's state, its memory for the length of the call, and what the witx says: lists and strings as
 //! address and length, results as the address to store them at. Errors are the guest's: none ends the program.
 
+#![allow(clippy::too_many_arguments)] // the witx has so many
+
 pub use self::{
     clock::{clock_res_get, clock_time_get},
     descriptor::{

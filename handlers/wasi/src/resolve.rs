@@ -113,6 +113,14 @@ fn is_process_memory(fd: &OwnedFd, stat: &Stat) -> Result<bool> {
     Ok(suspect && fstatfs(fd)?.f_type as i64 == PROC_MAGIC)
 }
 
+/// Whether this link of procfs leads to an open file and not to what it reads: `/tmp/x`, `pipe:[123]`. Those that lead
+/// to what they read are short relative paths: `self`, `mounts`.
+fn is_magic(link: &OwnedFd, target: &CStr) -> Result<bool> {
+    let target = target.to_bytes();
+    let suspect = target.starts_with(b"/") || target.contains(&b':');
+    Ok(suspect && fstatfs(link)?.f_type as i64 == PROC_MAGIC)
+}
+
 /// A directory: the one that the path was relative to, or one on the way.
 pub enum Directory {
     /// The one that the path was relative to.
@@ -201,6 +209,9 @@ pub fn walk(
                     return Err(Errno::Loop);
                 }
                 let target = readlinkat(&found, c"", Vec::new())?;
+                if is_magic(&found, &target)? {
+                    return Err(Errno::Loop);
+                }
                 if target.to_bytes().starts_with(b"/") {
                     match confinement {
                         Confinement::Beneath => return Err(Errno::NotCapable),

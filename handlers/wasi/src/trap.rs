@@ -35,7 +35,8 @@ fn frames(text: &mut String, frames: impl ExactSizeIterator<Item = String>) {
 fn frame(frame: &FrameInfo) -> String {
     let place = format!("function {}, offset {:#x}", frame.func_index(), frame.module_offset());
     match frame.function_name() {
-        Some(name) => format!("{name} ({place})"),
+        // Leaves the names of other languages as they are, and the hash at the end out.
+        Some(name) => format!("{:#} ({place})", rustc_demangle::demangle(name)),
         None => place,
     }
 }

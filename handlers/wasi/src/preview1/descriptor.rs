@@ -55,7 +55,7 @@ pub fn fd_sync(state: &mut State, _: Memory<'_>, fd: u32) -> Result {
 pub fn fd_fdstat_get(state: &mut State, memory: Memory<'_>, fd: u32, stat: u32) -> Result {
     let entry = state.descriptors.get(fd)?;
     // Directories are opened by us, with flags that a guest did not ask for.
-    let flags = fcntl_getfl(&entry.fd).map(|it| from_linux(it))?;
+    let flags = fcntl_getfl(&entry.fd).map(from_linux)?;
     let mut bytes = [0; 24];
     bytes[0] = entry.filetype;
     bytes[2..4].copy_from_slice(&flags.to_le_bytes());
@@ -64,13 +64,16 @@ pub fn fd_fdstat_get(state: &mut State, memory: Memory<'_>, fd: u32, stat: u32) 
     memory.write(stat, &bytes)
 }
 
+/// O_DSYNC. The constant of this name in rustix 1.1 is O_SYNC.
+const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
+
 /// `fdflags` to open(2)'s.
 pub fn to_linux(flags: u16) -> OFlags {
     let mut linux = OFlags::empty();
     linux.set(OFlags::APPEND, flags & fdflags::APPEND != 0);
     linux.set(OFlags::NONBLOCK, flags & fdflags::NONBLOCK != 0);
     if flags & fdflags::DSYNC != 0 {
-        linux |= OFlags::DSYNC;
+        linux |= DSYNC;
     }
     // Linux has no O_RSYNC of its own (open(2)).
     if flags & (fdflags::SYNC | fdflags::RSYNC) != 0 {
@@ -91,7 +94,7 @@ fn from_linux(linux: OFlags) -> u16 {
     if linux.contains(OFlags::SYNC) {
         flags |= fdflags::SYNC | fdflags::RSYNC;
     }
-    if linux.contains(OFlags::DSYNC) {
+    if linux.contains(DSYNC) {
         flags |= fdflags::DSYNC;
     }
     flags
@@ -227,7 +230,7 @@ mod tests {
         assert_eq!(timestamps(0, 0, 16).err(), Some(Errno::Inval));
         let times = timestamps(2_500_000_000, 7, 1 | 8).expect("valid");
         assert_eq!((times.last_access.tv_sec, times.last_access.tv_nsec), (2, 500_000_000));
-        assert_eq!(times.last_modification.tv_nsec, UTIME_NOW as i64);
+        assert_eq!(times.last_modification.tv_nsec, UTIME_NOW);
     }
 
     #[test]

@@ -82,7 +82,6 @@ pub fn filestat(
 }
 
 /// utimensat(2).
-#[allow(clippy::too_many_arguments)] // the witx
 pub fn path_filestat_set_times(
     state: &mut State,
     memory: Memory<'_>,
@@ -111,7 +110,6 @@ fn entry(dir: &Descriptor, path: &CString, lookup: u32) -> Result<(Directory, CS
 }
 
 /// linkat(2).
-#[allow(clippy::too_many_arguments)] // the witx
 pub fn path_link(
     state: &mut State,
     memory: Memory<'_>,
@@ -131,7 +129,6 @@ pub fn path_link(
 }
 
 /// openat2(2).
-#[allow(clippy::too_many_arguments)] // the witx
 pub fn path_open(
     state: &mut State,
     memory: Memory<'_>,

@@ -244,3 +244,87 @@ fn readable(poll: &PollFd<'_>) -> u64 {
         _ => ioctl_fionread(fd).unwrap_or(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+
+    use rustix::pipe::pipe;
+
+    use super::*;
+    use crate::descriptors::{Descriptor, Descriptors};
+
+    const MS: u64 = 1_000_000;
+
+    /// Descriptors 3 and 4 are the ends of a pipe.
+    fn with_pipe() -> State {
+        let mut descriptors = Descriptors::default();
+        let (reader, writer) = pipe().expect("a pipe");
+        for end in [reader, writer] {
+            descriptors.insert(Descriptor::new(end).expect("a descriptor")).expect("a number");
+        }
+        State { args: vec![], environment: vec![], descriptors: ManuallyDrop::new(descriptors) }
+    }
+
+    /// The subscriptions that fired, by their place in the list.
+    fn fired(state: &State, waits: &[Wait]) -> Vec<(u64, Option<Errno>)> {
+        let list: Vec<_> = waits.iter().enumerate().map(|(index, &it)| (index as u64, it)).collect();
+        wait(state, &list).expect("a result").iter().map(|it| (it.userdata, it.error)).collect()
+    }
+
+    fn after(timeout: u64) -> Wait {
+        Wait::Clock { id: 1, timeout, absolute: false }
+    }
+
+    #[test]
+    fn the_first_deadline_of_either_clock_fires() {
+        let state = with_pipe();
+        let realtime = |timeout| Wait::Clock { id: 0, timeout, absolute: true };
+        let soon = now(ClockId::Realtime) + 20 * MS;
+        assert_eq!(fired(&state, &[after(u64::MAX), realtime(soon)]), [(1, None)]);
+        assert!(now(ClockId::Realtime) >= soon);
+        assert_eq!(fired(&state, &[realtime(u64::MAX), after(10 * MS), after(u64::MAX)]), [(1, None)]);
+        assert_eq!(fired(&state, &[realtime(1), after(0)]), [(0, None), (1, None)]);
+    }
+
+    #[test]
+    fn a_pipe_fires_as_long_as_there_is_something() {
+        let mut state = with_pipe();
+        assert_eq!(fired(&state, &[Wait::Read(3), after(MS)]), [(1, None)]);
+        assert_eq!(fired(&state, &[Wait::Read(3), Wait::Write(4)]), [(1, None)]);
+        rustix::io::write(&state.descriptors.get(4).expect("open").fd, b"xyz").expect("a pipe");
+        for _ in 0..2 {
+            let events = wait(&state, &[(7, Wait::Read(3)), (8, after(u64::MAX))]).expect("a result");
+            assert_eq!(
+                (events.len(), events[0].userdata, events[0].bytes, events[0].hangup),
+                (1, 7, 3, false)
+            );
+        }
+        drop(state.descriptors.remove(4));
+        assert!(wait(&state, &[(7, Wait::Read(3))]).expect("a result")[0].hangup);
+    }
+
+    #[test]
+    fn what_cannot_be_waited_for_is_said_at_once() {
+        let state = with_pipe();
+        let cpu = Wait::Clock { id: 2, timeout: 1, absolute: false };
+        assert_eq!(fired(&state, &[after(u64::MAX), Wait::Read(9)]), [(1, Some(Errno::BadF))]);
+        assert_eq!(fired(&state, &[cpu, Wait::Write(4)]), [(0, Some(Errno::NotSup)), (1, None)]);
+    }
+
+    #[test]
+    fn records_have_the_layout_of_the_witx() {
+        let mut record = [0; 48];
+        record[0] = 9;
+        record[16] = 1;
+        record[24] = 5;
+        record[40] = 1;
+        assert_eq!(parse(&record), Ok((9, Wait::Clock { id: 1, timeout: 5, absolute: true })));
+        record[8] = 2;
+        assert_eq!(parse(&record), Ok((9, Wait::Write(1))));
+        record[8] = 3;
+        assert_eq!(parse(&record), Err(Errno::Inval));
+        let event = Event { userdata: 1, error: Some(Errno::BadF), tag: 2, bytes: 3, hangup: true }.layout();
+        assert_eq!((event[0], event[8], event[10], event[16], event[24]), (1, 8, 2, 3, 1));
+    }
+}
