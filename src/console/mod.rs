@@ -191,9 +191,9 @@ mod tests {
         let size = rustix::termios::tcgetwinsize(&console.slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (91, 17));
         std::fs::File::from(console.slave).write_all(b"hello\n").unwrap();
-        let mut buffer = [0; 16];
-        let n = std::fs::File::from(console.master).read(&mut buffer).unwrap();
-        assert_eq!(&buffer[..n], b"hello\r\n");
+        let mut buffer = [0; 7];
+        std::fs::File::from(console.master).read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"hello\r\n");
     }
 
     #[test]
