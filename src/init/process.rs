@@ -229,6 +229,7 @@ fn execute(
             if let Some(directories) = &program.wasm_directories {
                 environment.push(format!("{DIRECTORIES}={directories}"));
             }
+            block_signals();
             match strings(&environment) {
                 Ok(environment) => {
                     failed(own_program::execveat(handler.as_fd(), &arguments, &environment))
@@ -236,6 +237,16 @@ fn execute(
                 Err(_) => failed(std::io::ErrorKind::InvalidInput.into()),
             }
         }
+    }
+}
+
+/// A handler is PID 1 to the kernel, which drops signals that PID 1 has no handler for: until it has, they wait.
+fn block_signals() {
+    // SAFETY: fills in a set and passes it to the kernel; this process has one thread.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
     }
 }
 

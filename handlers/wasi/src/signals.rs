@@ -46,6 +46,13 @@ pub fn prepare() {
             set(signal, end as *const () as usize);
         }
     }
+    // The runtime blocked them before it executed us, so that none is lost that came before there was a handler.
+    // SAFETY: an empty set, for this process, which has one thread.
+    unsafe {
+        let mut none: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
 }
 
 fn set(signal: i32, handler: libc::sighandler_t) {
