@@ -195,8 +195,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         kind => {
             let text = error.to_string();
             // A missing argument is named on the lines after the first, each by itself.
-            let words: Vec<&str> =
-                text.lines().take_while(|line| !line.starts_with("Usage")).flat_map(str::split_whitespace).collect();
+            let words: Vec<&str> = text
+                .lines()
+                .take_while(|line| !line.starts_with("Usage"))
+                .flat_map(str::split_whitespace)
+                .collect();
             eprintln!("coracle: {} (see 'coracle --help')", words.join(" ").trim_start_matches("error: "));
             ExitCode::from(if kind == ErrorKind::InvalidSubcommand { 3 } else { 1 })
         }

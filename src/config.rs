@@ -217,8 +217,14 @@ pub fn joined_path(namespace: &oci_spec::runtime::LinuxNamespace) -> Option<&Pat
 /// host. The list is that of namespaces(7) and of ipc_namespaces(7).
 fn check_sysctl(spec: &Spec) -> Result<(), Error> {
     const IPC: &[&str] = &[
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     let Some(sysctl) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
     for key in sysctl.keys() {

@@ -26,7 +26,8 @@ mod tests {
 
     #[test]
     fn users_are_found_by_their_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33::/var/www:/bin/false\nx:x:34:34:::\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33::/var/www:/bin/false\nx:x:34:34:::\n";
         assert_eq!(field(passwd, 33, 5).as_deref(), Some("/var/www"));
         assert_eq!(field(passwd, 0, 0).as_deref(), Some("root"));
         assert_eq!(field(passwd, 34, 5), None);

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::fs::{MemfdFlags, SealFlags, StatVfsMountFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -72,13 +72,24 @@ fn is_protected(exe: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// Those of open_tree(2) and mount_setattr(2).
 pub fn read_only_view(path: &std::path::Path) -> Result<OwnedFd, Errno> {
-    let view = open_tree(
-        rustix::fs::CWD,
-        path,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?;
+    let view =
+        open_tree(rustix::fs::CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     make_read_only(view.as_fd())?;
     Ok(view)
+}
+
+/// The same for a file that is open: a descriptor of it whose way back, /proc/PID/fd/N, is closed to writers.
+///
+/// # Errors
+/// As [`read_only_view`], and those of open(2).
+pub fn read_only_file(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let view = open_tree(file, c"", flags)?;
+    make_read_only(view.as_fd())?;
+    // Opened once more, for the view itself is a place and not an open file.
+    let path = format!("/proc/self/fd/{}", view.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// mount_setattr(2), which rustix does not have.
@@ -97,7 +108,11 @@ fn make_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
 }
 
 /// A copy of an open file in memory that can never change again.

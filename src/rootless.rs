@@ -32,7 +32,9 @@ mod tests {
     #[test]
     fn only_the_full_identity_map_is_the_initial_namespace() {
         assert!(is_initial_namespace("         0          0 4294967295\n"));
-        assert!(!is_initial_namespace("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!is_initial_namespace(
+            "         0       1000          1\n         1     100000      65536\n"
+        ));
         assert!(!is_initial_namespace(""));
     }
 }

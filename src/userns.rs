@@ -28,11 +28,18 @@ pub fn map_ids(pid: i32, spec: &Spec) -> Result<(), Error> {
     map(pid, "uid_map", "newuidmap", uids, privileged)
 }
 
-fn map(pid: i32, file: &str, helper: &str, mappings: &[LinuxIdMapping], privileged: bool) -> Result<(), Error> {
+fn map(
+    pid: i32,
+    file: &str,
+    helper: &str,
+    mappings: &[LinuxIdMapping],
+    privileged: bool,
+) -> Result<(), Error> {
     let triples = mappings.iter().map(|m| [m.container_id(), m.host_id(), m.size()]);
     if privileged || (mappings.len() == 1 && mappings[0].size() == 1) {
         let path = format!("/proc/{pid}/{file}");
-        let text: String = triples.map(|[inside, outside, size]| format!("{inside} {outside} {size}\n")).collect();
+        let text: String =
+            triples.map(|[inside, outside, size]| format!("{inside} {outside} {size}\n")).collect();
         return fs::write(&path, &text).map_err(|e| {
             Error::IdMap(format!("{path}: {:?}: {}", text.trim_end(), crate::error::Os::from(e)))
         });
@@ -42,7 +49,9 @@ fn map(pid: i32, file: &str, helper: &str, mappings: &[LinuxIdMapping], privileg
         .args(triples.flatten().map(|number| number.to_string()))
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| Error::IdMap(format!("{helper} (Debian package uidmap): {}", crate::error::Os::from(e))))?;
+        .map_err(|e| {
+            Error::IdMap(format!("{helper} (Debian package uidmap): {}", crate::error::Os::from(e)))
+        })?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,5 +1,9 @@
 //! What filters do: children under them make system calls, and the kernel answers.
-#![allow(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, reason = "tests; all calls take numbers only")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::undocumented_unsafe_blocks,
+    reason = "tests; all calls take numbers only"
+)]
 
 use std::time::Instant;
 

@@ -164,7 +164,11 @@ fn user(current: &User, args: &Args) -> Result<User, Error> {
 fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error> {
     let mut capabilities = process.capabilities().clone().unwrap_or_else(|| {
         let mut none = LinuxCapabilities::default();
-        none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        none.set_bounding(None)
+            .set_effective(None)
+            .set_permitted(None)
+            .set_inheritable(None)
+            .set_ambient(None);
         none
     });
     for name in names {

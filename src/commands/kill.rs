@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, number) in [("15", 15), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("Usr1", 10), ("0", 0)] {
+        for (text, number) in
+            [("15", 15), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("Usr1", 10), ("0", 0)]
+        {
             assert_eq!(parse_signal(text), Some(number), "{text}");
         }
         assert_eq!(parse_signal("RTMIN+3"), Some(37));

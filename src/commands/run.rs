@@ -27,8 +27,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let foreground = !args.detach;
     // Before there is a process: a signal must not end us and leave it behind.
     let signals = if foreground { Some(foreground::block_signals()?) } else { None };
-    let request =
-        Create { attended: Some(Attended { foreground, signals }), ..args.create.request() };
+    let request = Create { attended: Some(Attended { foreground, signals }), ..args.create.request() };
     let created = container::create(request, global)
         .map_err(|e| Error::new(format_args!("unable to start container process: {e}")))?;
     let Created { container, pid, pidfd, socket, terminal, .. } = created;

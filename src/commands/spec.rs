@@ -33,11 +33,8 @@ pub struct Args {
 /// The file exists or cannot be written.
 pub fn run(args: &Args, _global: &Global) -> Result<u8, Error> {
     let path = args.bundle.join(FILE);
-    let mut text = if args.rootless {
-        rootless(geteuid().as_raw(), getegid().as_raw())
-    } else {
-        TEMPLATE.to_owned()
-    };
+    let mut text =
+        if args.rootless { rootless(geteuid().as_raw(), getegid().as_raw()) } else { TEMPLATE.to_owned() };
     if cgroup::is_unified() {
         text = with_cgroup_namespace(&text);
     }

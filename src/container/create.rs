@@ -264,12 +264,7 @@ fn child_gone(socket: &Socket, error: init::Error) -> Error {
 }
 
 /// The handler and artifact for what is, or was said to be, a module.
-fn prepare_module(
-    name: &str,
-    file: &OwnedFd,
-    choice: Choice,
-    rootfs: Option<u64>,
-) -> Result<Message, Error> {
+fn prepare_module(name: &str, file: &OwnedFd, choice: Choice, rootfs: Option<u64>) -> Result<Message, Error> {
     use std::io::IsTerminal;
     let kind = wasm::sniff(file.as_fd()).map_err(|e| io_error(Path::new(name), e))?;
     if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
@@ -331,7 +326,10 @@ fn plan_terminal(
 ///
 /// # Errors
 /// [`Error::Seccomp`].
-pub(super) fn compile_seccomp(spec: &Spec, global: &Global) -> Result<Option<coracle_seccomp::Filter>, Error> {
+pub(super) fn compile_seccomp(
+    spec: &Spec,
+    global: &Global,
+) -> Result<Option<coracle_seccomp::Filter>, Error> {
     let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(None) };
     // Beside the containers: a cache that the same user owns, and that a reboot empties.
     let cache = global.root.join(".seccomp");
@@ -348,7 +346,11 @@ fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io_error(&directory, e)),
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&global.root).map_err(|e| io_error(&global.root, e))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&global.root)
+        .map_err(|e| io_error(&global.root, e))?;
     match builder.create(&directory) {
         Ok(()) => Ok(directory),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists),
@@ -468,4 +470,3 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
     fs::write(&temporary, pid.to_string()).map_err(error)?;
     fs::rename(&temporary, path).map_err(error)
 }
-

@@ -183,7 +183,11 @@ fn root_of(spec: &Spec, pid: i32) -> Result<Option<OwnedFd>, Error> {
 ///
 /// # Errors
 /// [`Error::Config`] for a combination that leaves nobody to serve the terminal; [`Error::Console`].
-pub(super) fn plan_terminal(wanted: bool, socket: Option<&Path>, foreground: bool) -> Result<Option<Terminal>, Error> {
+pub(super) fn plan_terminal(
+    wanted: bool,
+    socket: Option<&Path>,
+    foreground: bool,
+) -> Result<Option<Terminal>, Error> {
     let wrong = |problem| {
         let value = wanted.to_string();
         Error::Config(config::Error::Wrong { field: "process.terminal", value, problem })

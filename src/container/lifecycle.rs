@@ -31,16 +31,14 @@ impl Container {
         }
         let path = self.fifo();
         let io = |errno: rustix::io::Errno| Error::Io { path: path.clone(), reason: errno.into() };
-        let fifo = match rustix::fs::open(
-            &path,
-            OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(fifo) => fifo,
-            Err(rustix::io::Errno::NXIO) => return Err(Error::StartStopped),
-            Err(rustix::io::Errno::NOENT) => return Err(Error::AlreadyRunning),
-            Err(errno) => return Err(io(errno)),
-        };
+        let fifo =
+            match rustix::fs::open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            {
+                Ok(fifo) => fifo,
+                Err(rustix::io::Errno::NXIO) => return Err(Error::StartStopped),
+                Err(rustix::io::Errno::NOENT) => return Err(Error::AlreadyRunning),
+                Err(errno) => return Err(io(errno)),
+            };
         // Of two who start it at once, the one who removes the fifo does.
         match fs::remove_file(&path) {
             Ok(()) => {}
@@ -129,7 +127,8 @@ impl Container {
             if left.is_zero() {
                 return Err(Error::WillNotDie { id: self.state.id.clone(), seconds: DEATH_SECONDS });
             }
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let timeout =
+                Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
             let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
             match rustix::event::poll(&mut poll, Some(&timeout)) {
                 Ok(1) => return Ok(()),

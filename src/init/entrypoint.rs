@@ -30,7 +30,9 @@ pub struct Entrypoint {
 pub fn find(name: &str, environment: &[String], choice: Choice) -> Result<Entrypoint, Error> {
     if name.contains('/') {
         return probe(name, choice).map_err(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => Error::StatProgram { name: name.to_owned(), reason: errno.into() },
+            Errno::NOENT | Errno::NOTDIR => {
+                Error::StatProgram { name: name.to_owned(), reason: errno.into() }
+            }
             errno => Error::NotExecutable { name: name.to_owned(), reason: errno.into() },
         });
     }

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn names_become_the_bits_of_the_kernel() {
-        let set = Capabilities::from([Capability::Chown, Capability::SysAdmin, Capability::CheckpointRestore]);
+        let set =
+            Capabilities::from([Capability::Chown, Capability::SysAdmin, Capability::CheckpointRestore]);
         assert_eq!(bits(&set), 1 | 1 << 21 | 1 << 40);
     }
 }

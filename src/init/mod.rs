@@ -63,7 +63,9 @@ pub enum Error {
     Exec { path: String, reason: Os },
     #[error("chdir to cwd ({cwd:?}) set in config.json failed: {reason}")]
     Cwd { cwd: PathBuf, reason: Os },
-    #[error("current working directory is outside of container mount namespace root -- possible container breakout attempt")]
+    #[error(
+        "current working directory is outside of container mount namespace root -- possible container breakout attempt"
+    )]
     CwdOutside,
     #[error("{0} is set, but this host has it disabled")]
     NoLabels(&'static str),
@@ -198,7 +200,8 @@ pub fn container(
         scene::open_terminal(program.process, terminal, true, &socket)?;
     }
     rootfs::finish(&context)?;
-    let startup = process::Startup { fifo: container.fifo.as_ref().map(AsFd::as_fd), container: Some(container) };
+    let startup =
+        process::Startup { fifo: container.fifo.as_ref().map(AsFd::as_fd), container: Some(container) };
     process::become_program(program, &startup, socket)
 }
 

@@ -65,8 +65,11 @@ impl Namespaces {
         for namespace in listed.into_iter().flatten() {
             let kind = namespace.typ();
             if let Some(path) = joined_path(namespace) {
-                let file = File::open(path)
-                    .map_err(|e| Error::Namespace { kind, path: path.to_owned(), reason: e.into() })?;
+                let file = File::open(path).map_err(|e| Error::Namespace {
+                    kind,
+                    path: path.to_owned(),
+                    reason: e.into(),
+                })?;
                 namespaces.joined.push(Joined { kind, path: path.to_owned(), file: file.into() });
             } else if kind == LinuxNamespaceType::Cgroup {
                 namespaces.new_cgroup = true;
@@ -101,7 +104,12 @@ impl Namespaces {
     ///
     /// # Errors
     /// [`Error::Clone`], [`Error::Namespace`], or what the helper reports.
-    pub fn clone_into(&self, cgroup: Option<BorrowedFd<'_>>, ours: &Socket, theirs: &Socket) -> Result<Cloned, Error> {
+    pub fn clone_into(
+        &self,
+        cgroup: Option<BorrowedFd<'_>>,
+        ours: &Socket,
+        theirs: &Socket,
+    ) -> Result<Cloned, Error> {
         if self.needs_helper() {
             return with_helper(|| self.join_with_user(), self.new, ours, theirs);
         }
@@ -133,7 +141,8 @@ impl Namespaces {
     /// Joins everything, in the helper. Namespaces that belong to our side of the user namespace can only be
     /// joined before it, those that belong to the other side only after; which is which the kernel says.
     fn join_with_user(&self) -> Result<(), Error> {
-        let (user, others): (Vec<_>, Vec<_>) = self.joined.iter().partition(|j| j.kind == LinuxNamespaceType::User);
+        let (user, others): (Vec<_>, Vec<_>) =
+            self.joined.iter().partition(|j| j.kind == LinuxNamespaceType::User);
         let mut refused = Vec::new();
         for namespace in others {
             match set_namespace(namespace.file.as_fd(), namespace.kind) {
@@ -237,9 +246,8 @@ pub fn with_helper(
     let helper = match clone3(0, None).map_err(Error::Clone)? {
         Cloned::Parent { pid, .. } => pid,
         Cloned::Child => {
-            let outcome = join().and_then(|()| {
-                clone3(new | libc::CLONE_PARENT.cast_unsigned(), None).map_err(Error::Clone)
-            });
+            let outcome = join()
+                .and_then(|()| clone3(new | libc::CLONE_PARENT.cast_unsigned(), None).map_err(Error::Clone));
             let message = match outcome {
                 Ok(Cloned::Child) => return Ok(Cloned::Child),
                 Ok(Cloned::Parent { pid, .. }) => Message::Pid(pid),
@@ -257,8 +265,8 @@ pub fn with_helper(
     match reply? {
         Some(Message::Pid(pid)) => {
             let found = Pid::from_raw(pid).ok_or(Error::Unexpected)?;
-            let pidfd =
-                rustix::process::pidfd_open(found, PidfdFlags::empty()).map_err(|e| Error::Clone(e.into()))?;
+            let pidfd = rustix::process::pidfd_open(found, PidfdFlags::empty())
+                .map_err(|e| Error::Clone(e.into()))?;
             Ok(Cloned::Parent { pid, pidfd })
         }
         Some(Message::Failed(text)) => Err(Error::Reported(text)),

@@ -40,7 +40,11 @@ pub struct Startup<'a> {
 ///
 /// # Errors
 /// [`Error`], for the parent.
-pub fn become_program(program: Program<'_>, startup: &Startup<'_>, socket: Socket) -> Result<Infallible, Error> {
+pub fn become_program(
+    program: Program<'_>,
+    startup: &Startup<'_>,
+    socket: Socket,
+) -> Result<Infallible, Error> {
     let process = program.process;
     let user = process.user();
     let identity = Identity::new(user, process.capabilities().as_ref());
@@ -213,7 +217,8 @@ fn execute(
 ) -> Error {
     let name = arguments.first().cloned().unwrap_or_default();
     let failed = |reason: std::io::Error| Error::Exec { path: name.clone(), reason: reason.into() };
-    let strings = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let strings =
+        |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let Ok(arguments) = strings(arguments) else { return failed(std::io::ErrorKind::InvalidInput.into()) };
     match target {
         entrypoint::Program::Path(path) => match strings(&environment) {
@@ -231,9 +236,7 @@ fn execute(
             }
             block_signals();
             match strings(&environment) {
-                Ok(environment) => {
-                    failed(own_program::execveat(handler.as_fd(), &arguments, &environment))
-                }
+                Ok(environment) => failed(own_program::execveat(handler.as_fd(), &arguments, &environment)),
                 Err(_) => failed(std::io::ErrorKind::InvalidInput.into()),
             }
         }

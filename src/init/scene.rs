@@ -17,8 +17,7 @@ use crate::error::Os;
 pub fn close_on_exec(preserve_fds: u32) -> Result<(), Error> {
     let first = 3 + preserve_fds;
     // SAFETY: this closes nothing now, it only sets a flag on descriptors.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 {
         return Ok(());
     }
@@ -45,14 +44,15 @@ fn mark_each(first: u32) -> Result<(), Error> {
 pub fn new_session_keyring(id: &str) -> Result<(), Error> {
     let Ok(name) = std::ffi::CString::new(format!("_ses.{id}")) else { return Ok(()) };
     // SAFETY: the name is a C string that lives during the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     if result >= 0 {
         return Ok(());
     }
     match Os::last() {
         // Kernels without keyrings, filters around us that refuse them, and a quota that is used up.
-        Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => Ok(()),
+        Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => {
+            Ok(())
+        }
         reason => Err(Error::step("create a session keyring", reason.0)),
     }
 }
@@ -60,15 +60,17 @@ pub fn new_session_keyring(id: &str) -> Result<(), Error> {
 /// Brings `lo` up in a new network namespace, as runc does: a container with no network has localhost.
 pub fn raise_loopback() -> Result<(), Error> {
     let step = |reason: Os| Error::step("bring up the loopback interface", reason.0);
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            .map_err(|e| step(e.into()))?;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| step(e.into()))?;
     // SAFETY: ifreq is a name and integers, for which zero is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = (*from).cast_signed();
     }
-    #[allow(clippy::cast_possible_truncation, reason = "the flags are defined to fit ifr_flags (netdevice(7))")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the flags are defined to fit ifr_flags (netdevice(7))"
+    )]
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     request.ifr_ifru.ifru_flags = flags;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
@@ -96,8 +98,11 @@ pub fn set_sysctls(spec: &Spec) -> Result<(), Error> {
         // sysctl(8): where a name holds a slash, dots belong to names like eth0.1.
         let relative = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
         let path = PathBuf::from("/proc/sys").join(relative);
-        fs::write(&path, value)
-            .map_err(|e| Error::Write { path: path.clone(), value: value.clone(), reason: e.into() })?;
+        fs::write(&path, value).map_err(|e| Error::Write {
+            path: path.clone(),
+            value: value.clone(),
+            reason: e.into(),
+        })?;
     }
     Ok(())
 }
@@ -119,7 +124,12 @@ pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
 }
 
 /// A terminal of the container's own devpts as standard input, output and error; the master goes out.
-pub fn open_terminal(process: &Process, terminal: &Terminal, first: bool, socket: &Socket) -> Result<(), Error> {
+pub fn open_terminal(
+    process: &Process,
+    terminal: &Terminal,
+    first: bool,
+    socket: &Socket,
+) -> Result<(), Error> {
     let size = process.console_size().map(|size| {
         let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
         (clamp(size.height()), clamp(size.width()))

@@ -260,10 +260,16 @@ fn same_file(path: &Path, stat: &Stat) -> bool {
     rustix::fs::stat(path).is_ok_and(|now| identity(&now) == identity(stat))
 }
 
-/// Code cannot be mapped from a file system mounted noexec, as some hosts have /var: then it is copied to memory.
+/// The artifact as a container may have it. The container's root could open the descriptor once more, for writing,
+/// through /proc/PID/fd, and change code that other containers run; so it gets a read-only view of the file. Where there is
+/// no right to mount, and on a file system mounted noexec, as some hosts have /var, it gets a sealed copy in memory.
 fn mappable(cache: &Cache, artifact: OwnedFd, module: blake3::Hash, compiled: bool) -> io::Result<Found> {
-    let artifact =
-        if cache.directory.is_noexec()? { compiler::executable_copy(&artifact)? } else { artifact };
+    let view = if cache.directory.is_noexec()? {
+        None
+    } else {
+        crate::program::read_only_file(artifact.as_fd()).ok()
+    };
+    let artifact = view.map_or_else(|| compiler::executable_copy(&artifact), Ok)?;
     Ok(Found { artifact, module, compiled })
 }
 

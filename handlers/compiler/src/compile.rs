@@ -10,7 +10,7 @@ use wasmer_types::CompilationProgressCallback;
 /// Why there is no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("not a valid module: {0}")]
+    #[error("invalid module: {0}")]
     Invalid(String),
     #[error("cannot compile the module: {0}")]
     Compile(CompileError),

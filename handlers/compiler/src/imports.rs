@@ -8,7 +8,7 @@ use wasmer::sys::wasmparser::{BinaryReaderError, FuncType, Import, Parser, Paylo
 /// Why the module cannot be given what it asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("not a valid module: {0}")]
+    #[error("invalid module: {0}")]
     Invalid(#[from] BinaryReaderError),
     #[error(transparent)]
     Function(#[from] coracle_abi::Unsatisfied),

@@ -78,7 +78,8 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
     let for_us = value(b"LISTEN_PID").is_none_or(|it| number(it) == Some(std::process::id() as RawFd));
     let passed = value(b"LISTEN_FDS").filter(|_| for_us).and_then(number).unwrap_or(0);
 
-    let mut descriptors = Descriptors::default();
+    // Never dropped, not on an error either, which is still to be printed to standard error.
+    let mut descriptors = ManuallyDrop::new(Descriptors::default());
     for fd in 0..FIRST_PREOPEN as RawFd {
         // SAFETY: the caller's. A standard descriptor that is closed stays closed.
         if let Some(descriptor) = unsafe { inherited(fd) } {
@@ -99,7 +100,7 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
         let _ = descriptors.insert(descriptor);
     }
     let environment = environment.into_iter().filter(|it| !it.to_bytes().starts_with(b"_CORACLE_")).collect();
-    Ok(Start { artifact, state: State { args, environment, descriptors: ManuallyDrop::new(descriptors) } })
+    Ok(Start { artifact, state: State { args, environment, descriptors } })
 }
 
 /// # Safety
