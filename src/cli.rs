@@ -17,10 +17,14 @@ use crate::commands::{
 use crate::error::Error;
 use crate::{log, rootless};
 
+/// Version of the runtime and, on a line of its own, of the specification.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1");
+
 #[derive(Parser)]
 #[command(
     name = "coracle",
-    version = crate::VERSION,
+    // What runc prints, for those who take it apart.
+    version = VERSION,
     about = "An OCI runtime for native programs and WebAssembly modules",
     disable_help_subcommand = true
 )]
@@ -203,5 +207,16 @@ fn usage(error: &clap::Error) -> ExitCode {
             eprintln!("coracle: {} (see 'coracle --help')", words.join(" ").trim_start_matches("error: "));
             ExitCode::from(if kind == ErrorKind::InvalidSubcommand { 3 } else { 1 })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+        assert!(VERSION.ends_with(features::OCI_VERSION));
     }
 }

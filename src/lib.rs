@@ -10,6 +10,7 @@ pub mod config;
 pub mod console;
 pub mod container;
 pub mod error;
+pub mod file;
 pub mod foreground;
 pub mod handler;
 pub mod hooks;

@@ -6,7 +6,7 @@
 //! themselves again from a read-only view of the file that has no path: a detached mount, or, for those who
 //! may not mount, a sealed copy in memory.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::Os;
+use crate::rootfs;
 
 /// Tells the second run where the first was found; a detached file has no path of its own.
 const DIRECTORY: &str = "_CORACLE_PROGRAM_DIR";
@@ -74,7 +75,7 @@ fn is_protected(exe: BorrowedFd<'_>) -> io::Result<bool> {
 pub fn read_only_view(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     let view =
         open_tree(rustix::fs::CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    make_read_only(view.as_fd())?;
+    rootfs::make_read_only(view.as_fd())?;
     Ok(view)
 }
 
@@ -86,33 +87,10 @@ pub fn read_only_file(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let view = open_tree(file, c"", flags)?;
-    make_read_only(view.as_fd())?;
+    rootfs::make_read_only(view.as_fd())?;
     // Opened once more, for the view itself is a place and not an open file.
     let path = format!("/proc/self/fd/{}", view.as_raw_fd());
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// mount_setattr(2), which rustix does not have.
-fn make_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: mount_attr is plain integers, for which zero means "change nothing".
-    let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attributes.attr_set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV;
-    // SAFETY: the descriptor and the structure outlive the call, which is told the structure's size.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
-    }
 }
 
 /// A copy of an open file in memory that can never change again.
@@ -148,9 +126,6 @@ fn execute(view: BorrowedFd<'_>) -> io::Error {
 
 /// execveat(2) of an open program; returns only when that fails.
 pub fn execveat(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-    };
     let (argv, envp) = (pointers(arguments), pointers(environment));
     // SAFETY: both arrays end with a null pointer, and their strings live until the call returns or never does.
     unsafe {
@@ -164,4 +139,16 @@ pub fn execveat(program: BorrowedFd<'_>, arguments: &[CString], environment: &[C
         );
     }
     io::Error::last_os_error()
+}
+
+/// execve(2); returns only when that fails.
+pub fn execve(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: as above.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
+    list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }

@@ -19,7 +19,7 @@ use crate::handler::{self, Choice};
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program, Terminal};
-use crate::{config, hooks, passwd, rootfs, userns, wasm};
+use crate::{config, file, hooks, passwd, rootfs, userns, wasm};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]
@@ -462,11 +462,6 @@ fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> 
 /// # Errors
 /// [`Error::PidFile`].
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
-    let error = |e: io::Error| Error::PidFile { path: path.to_owned(), reason: e.into() };
-    let name = path.file_name().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    let temporary = path.with_file_name(hidden);
-    fs::write(&temporary, pid.to_string()).map_err(error)?;
-    fs::rename(&temporary, path).map_err(error)
+    file::replace(path, pid.to_string().as_bytes())
+        .map_err(|e| Error::PidFile { path: path.to_owned(), reason: e.into() })
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::Os;
+use crate::file;
 
 pub use create::{Attended, Create, Created, create};
 pub use exec::{Exec, Executed, exec};
@@ -153,13 +154,7 @@ impl Container {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self) -> Result<(), Error> {
-        let path = self.directory.join(STATE_FILE);
-        let temporary = self.directory.join(".state.json.new");
-        let bytes = serde_json::to_vec(&self.state)
-            .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
-        let io = |reason: io::Error| Error::Io { path: path.clone(), reason: reason.into() };
-        fs::write(&temporary, bytes).map_err(io)?;
-        fs::rename(&temporary, &path).map_err(io)
+        self.replace(STATE_FILE, &self.state)
     }
 
     /// The configuration the container was created from, with the changes that `update` made to its
@@ -176,13 +171,14 @@ impl Container {
     /// # Errors
     /// [`Error::Io`].
     pub fn save_spec(&self, spec: &Spec) -> Result<(), Error> {
-        let path = self.directory.join(CONFIG_FILE);
-        let temporary = self.directory.join(".config.json.new");
-        let bytes = serde_json::to_vec(spec)
-            .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
-        let io = |reason: io::Error| Error::Io { path: path.clone(), reason: reason.into() };
-        fs::write(&temporary, bytes).map_err(io)?;
-        fs::rename(&temporary, &path).map_err(io)
+        self.replace(CONFIG_FILE, spec)
+    }
+
+    fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let path = self.directory.join(name);
+        let written =
+            serde_json::to_vec(value).map_err(io::Error::from).and_then(|b| file::replace(&path, &b));
+        written.map_err(|e| Error::Io { path, reason: e.into() })
     }
 
     /// The cgroup, for the commands that cannot do without one.

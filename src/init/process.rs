@@ -222,7 +222,7 @@ fn execute(
     let Ok(arguments) = strings(arguments) else { return failed(std::io::ErrorKind::InvalidInput.into()) };
     match target {
         entrypoint::Program::Path(path) => match strings(&environment) {
-            Ok(environment) => failed(execve(path, &arguments, &environment)),
+            Ok(environment) => failed(own_program::execve(path, &arguments, &environment)),
             Err(_) => failed(std::io::ErrorKind::InvalidInput.into()),
         },
         entrypoint::Program::Handler { program: handler, artifact } => {
@@ -263,14 +263,4 @@ fn inheritable(file: &OwnedFd, first: u32) -> Result<OwnedFd, Os> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
-fn execve(path: &CString, arguments: &[CString], environment: &[CString]) -> std::io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv, envp) = (pointers(arguments), pointers(environment));
-    // SAFETY: both arrays end with a null pointer, and their strings live until the call returns or never does.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    std::io::Error::last_os_error()
 }

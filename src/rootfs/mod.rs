@@ -21,13 +21,23 @@ mod mount;
 mod options;
 mod pivot;
 mod resolve;
+/// Makes a mount read-only, also one that is attached nowhere.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn make_read_only(mount: BorrowedFd) -> Result<(), Errno> {
+    attributes::Attributes::READ_ONLY.apply(mount, false)
+}
+
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::umask;
 
 pub use bind::Sources;
