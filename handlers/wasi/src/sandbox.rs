@@ -78,7 +78,9 @@ mod tests {
             // SAFETY: see above; it happens in a child that ends right after.
             unsafe { libc::syscall(number, first, second, 0, 0, 0) }
         }
-        let attempts: [(&str, fn() -> i64); 9] = [
+        /// A name and what is attempted.
+        type Attempt = (&'static str, fn() -> i64);
+        let attempts: [Attempt; 9] = [
             ("execve", || call(libc::SYS_execve, c"/bin/true".as_ptr() as libc::c_long, 0)),
             ("fork", || call(libc::SYS_fork, 0, 0)),
             ("clone", || call(libc::SYS_clone, libc::SIGCHLD.into(), 0)),
