@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(says(b"\0asm\x01\0"), "a truncated WebAssembly module: 6 bytes");
         assert_eq!(says(b"\0a"), "a truncated WebAssembly module: 2 bytes");
         assert_eq!(says(b""), "the file is empty");
-        assert!(says(b"\x7fELF\x02\x01").starts_with("a native file (ELF)"));
+        assert!(says(b"\x7fELF\x02\x01").starts_with("not a WebAssembly module but native code (ELF)"));
         assert_eq!(says(b"#!/bin/sh\n"), "neither a WebAssembly module nor its text form");
         assert!(says(b"(module (func").starts_with("WebAssembly text: "));
     }
