@@ -30,7 +30,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let request = Create { attended: Some(Attended { foreground, signals }), ..args.create.request() };
     let created = container::create(request, global)
         .map_err(|e| Error::new(format_args!("unable to start container process: {e}")))?;
-    let Created { container, pid, pidfd, socket, terminal, .. } = created;
+    let Created { container, pid, pidfd, socket, terminal, spec } = created;
     let started = socket.send(&Message::Continue).and_then(|()| socket.receive());
     let failure = match started {
         // The stream ends with the exec.
@@ -45,7 +45,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         return Err(error);
     }
     drop(socket);
-    container.run_poststart_hooks()?;
+    container.run_poststart_hooks(&spec)?;
     if args.detach {
         return Ok(0);
     }

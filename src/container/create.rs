@@ -10,6 +10,7 @@ use oci_spec::runtime::{Process as SpecProcess, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 
+use super::exec::plan_terminal;
 use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of};
 use crate::cgroup::{self, Cgroup};
 use crate::cli::Global;
@@ -18,7 +19,7 @@ use crate::foreground::SavedMask;
 use crate::handler::{self, Choice};
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::sync::{self, Message, Socket};
-use crate::init::{self, Program, Terminal};
+use crate::init::{self, Program};
 use crate::{config, file, hooks, passwd, rootfs, userns, wasm};
 
 /// What `create` and `run` are asked for.
@@ -120,7 +121,9 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let rootfs = find_rootfs(&spec, &bundle)?;
     let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
     let namespaces = Namespaces::open(&spec)?;
-    let terminal = plan_terminal(process, request.console_socket, request.attended.as_ref())?;
+    let foreground = request.attended.as_ref().is_some_and(|a| a.foreground);
+    let wanted = process.terminal().unwrap_or(false);
+    let terminal = plan_terminal(wanted, request.console_socket, foreground)?;
     let seccomp = compile_seccomp(&spec, global)?;
 
     // From here on there are things to undo.
@@ -310,16 +313,6 @@ fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
         return Err(Error::Io { path, reason: io::Error::from_raw_os_error(libc::ENOTDIR).into() });
     }
     Ok(path)
-}
-
-/// Checks terminal and console socket against each other, in runc's words.
-fn plan_terminal(
-    process: &SpecProcess,
-    socket: Option<&Path>,
-    attended: Option<&Attended>,
-) -> Result<Option<Terminal>, Error> {
-    let foreground = attended.is_some_and(|a| a.foreground);
-    super::exec::plan_terminal(process.terminal().unwrap_or(false), socket, foreground)
 }
 
 /// The seccomp profile as the kernel takes it. Made before the clone: compiling may take a while and open files.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
@@ -51,13 +51,12 @@ impl Container {
             let mut poll = [PollFd::new(&fifo, PollFlags::empty())];
             while matches!(rustix::event::poll(&mut poll, None), Err(rustix::io::Errno::INTR)) {}
         }
-        self.run_poststart_hooks()
+        self.run_poststart_hooks(&self.spec()?)
     }
 
     /// # Errors
     /// [`Error::Hook`].
-    pub(crate) fn run_poststart_hooks(&self) -> Result<(), Error> {
-        let spec = self.spec()?;
+    pub(crate) fn run_poststart_hooks(&self, spec: &Spec) -> Result<(), Error> {
         if let Some(hooks) = spec.hooks() {
             let pid = self.state.init.map(|p| p.pid);
             hooks::run("poststart", hooks.poststart().as_ref(), &self.state, Status::Running, pid)?;

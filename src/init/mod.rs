@@ -11,7 +11,7 @@ pub mod process;
 mod scene;
 pub mod sync;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -200,9 +200,7 @@ pub fn container(
         scene::open_terminal(program.process, terminal, true, &socket)?;
     }
     rootfs::finish(&context)?;
-    let startup =
-        process::Startup { fifo: container.fifo.as_ref().map(AsFd::as_fd), container: Some(container) };
-    process::become_program(program, &startup, socket)
+    process::become_program(program, Some(container), socket)
 }
 
 /// `prestart` and `createRuntime` run in the runtime's namespaces, so the parent runs them; `createContainer` runs here
@@ -237,7 +235,7 @@ pub fn join(
     if let Some(terminal) = &program.terminal {
         scene::open_terminal(program.process, terminal, false, &socket)?;
     }
-    process::become_program(program, &process::Startup { fifo: None, container: None }, socket)
+    process::become_program(program, None, socket)
 }
 
 /// Reports to the parent and ends this process. Once the program's start is up to `start`, there is no parent,

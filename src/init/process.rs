@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
@@ -27,22 +27,14 @@ const DIRECTORIES: &str = "_CORACLE_WASI_DIRS";
 /// personality(2); the libc crate does not have it for gnu.
 const PER_LINUX32: libc::c_ulong = 8;
 
-/// How the program's start is signalled.
-#[derive(Debug)]
-pub struct Startup<'a> {
-    /// What `start` writes to; without it the parent says when.
-    pub fifo: Option<BorrowedFd<'a>>,
-    /// The container whose first process this is.
-    pub container: Option<&'a Container<'a>>,
-}
-
-/// Turns this process into the program. Returns only when something failed.
+/// Turns this process into the program; `first` is the container whose first process it is, if it is one. Returns only
+/// when something failed.
 ///
 /// # Errors
 /// [`Error`], for the parent.
 pub fn become_program(
     program: Program<'_>,
-    startup: &Startup<'_>,
+    first: Option<&Container<'_>>,
     socket: Socket,
 ) -> Result<Infallible, Error> {
     let process = program.process;
@@ -50,7 +42,7 @@ pub fn become_program(
     let identity = Identity::new(user, process.capabilities().as_ref());
 
     labels::apply(process)?;
-    set_habits(process, startup)?;
+    set_habits(process, first)?;
     scene::own_stdio(identity.uid())?;
 
     // Hard limits are raised with the host's CAP_SYS_RESOURCE or not at all, and those of another user's process
@@ -92,26 +84,23 @@ pub fn become_program(
     }
 
     socket.send(&Message::Ready)?;
-    let socket = await_start(startup, socket)?;
-    if let Some(container) = startup.container
+    // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
+    let socket = await_start(first.and_then(|c| c.fifo.as_ref()), socket)?;
+    if let Some(container) = first
         && let Some(hooks) = container.spec.hooks()
     {
         let hooks = hooks.start_container().as_ref();
-        hooks::run("startContainer", hooks, container.state, Status::Created, Some(scene::own_pid()))
-            .map_err(|e| report(e.into(), socket.as_ref()))?;
+        let pid = Some(scene::own_pid());
+        if let Err(error) = hooks::run("startContainer", hooks, container.state, Status::Created, pid) {
+            super::fail(&error.into(), socket.as_ref());
+        }
     }
     restore_signals(&program);
-    let error = execute(&target, arguments, environment, &program);
-    Err(report(error, socket.as_ref()))
-}
-
-/// After `start` there is no parent to report to, and what went wrong goes to the container's standard error.
-fn report(error: Error, socket: Option<&Socket>) -> Error {
-    super::fail(&error, socket)
+    super::fail(&execute(&target, arguments, environment, &program), socket.as_ref())
 }
 
 /// What a process hands down to its program: umask, personality, priority.
-fn set_habits(process: &Process, startup: &Startup<'_>) -> Result<(), Error> {
+fn set_habits(process: &Process, first: Option<&Container<'_>>) -> Result<(), Error> {
     // 0022 is runc's, whatever umask the engine has.
     rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
     if let Some(priority) = process.io_priority() {
@@ -128,7 +117,7 @@ fn set_habits(process: &Process, startup: &Startup<'_>) -> Result<(), Error> {
             return Err(Error::step("set the I/O priority", Os::last().0));
         }
     }
-    let linux = startup.container.and_then(|c| c.spec.linux().as_ref());
+    let linux = first.and_then(|c| c.spec.linux().as_ref());
     if let Some(personality) = linux.and_then(|l| l.personality().as_ref()) {
         let domain = match personality.domain() {
             LinuxPersonalityDomain::PerLinux => 0,
@@ -188,13 +177,13 @@ fn forbid_new_privileges() -> Result<(), Error> {
 }
 
 /// Waits until the program may run. Over a fifo, the runtime that made us may be long gone by then.
-fn await_start(startup: &Startup<'_>, socket: Socket) -> Result<Option<Socket>, Error> {
-    let Some(fifo) = startup.fifo else {
+fn await_start(fifo: Option<&OwnedFd>, socket: Socket) -> Result<Option<Socket>, Error> {
+    let Some(fifo) = fifo else {
         socket.await_continue()?;
         return Ok(Some(socket));
     };
     drop(socket);
-    let fifo = fifo.try_clone_to_owned().map_err(|e| Error::step("wait for start", Os::from(e).0))?;
+    let fifo = fifo.try_clone().map_err(|e| Error::step("wait for start", Os::from(e).0))?;
     File::from(fifo).read_exact(&mut [0]).map_err(|e| Error::step("wait for start", Os::from(e).0))?;
     Ok(None)
 }
