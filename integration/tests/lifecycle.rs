@@ -339,6 +339,22 @@ fn the_bundle_defaults_to_the_working_directory() -> Result<()> {
 }
 
 #[test]
+fn another_configuration_than_the_bundles() -> Result<()> {
+    let host = Host::new()?;
+    let container = host.container(&["echo", "the other"])?;
+    container.save()?;
+    let other = container.bundle().join("other.json");
+    fs::rename(container.bundle().join("config.json"), &other)?;
+    let run = host
+        .runtime()
+        .current_dir(container.bundle())
+        .args(["run", "--config", "other.json", &container.id])
+        .finish()?;
+    run.ok()?.prints("the other")?;
+    Ok(())
+}
+
+#[test]
 fn usage_errors() -> Result<()> {
     let host = Host::new()?;
     for args in [&["create", "--nosuchflag", "x"][..], &["state"], &["--nosuchflag", "list"], &["nosuchverb"]]

@@ -13,6 +13,9 @@ pub struct Args {
     /// Directory of the bundle [default: the current one]
     #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
     pub(super) bundle: PathBuf,
+    /// Configuration to read instead of the bundle's config.json
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// File that receives the pid of the container's first process
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
@@ -37,6 +40,7 @@ impl Args {
         Create {
             id: &self.id,
             bundle: &self.bundle,
+            config: self.config.as_deref(),
             pid_file: self.pid_file.as_deref(),
             console_socket: self.console_socket.as_deref(),
             no_pivot: self.no_pivot,

@@ -29,6 +29,8 @@ pub struct Create<'a> {
     pub id: &'a str,
     /// Directory of the bundle.
     pub bundle: &'a Path,
+    /// The configuration, when it is not the bundle's `config.json`.
+    pub config: Option<&'a Path>,
     /// Where the pid goes, in decimal and without a newline.
     pub pid_file: Option<&'a Path>,
     /// The engine's socket for the terminal's master.
@@ -113,7 +115,7 @@ impl Undo {
 pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
     let bundle = fs::canonicalize(request.bundle).map_err(|e| io_error(request.bundle, e))?;
-    let config_path = bundle.join(CONFIG_FILE);
+    let config_path = request.config.map_or_else(|| bundle.join(CONFIG_FILE), Path::to_owned);
     let spec = config::read(&config_path)?;
     config::check(&spec)?;
     rootfs::check(&spec)?;
