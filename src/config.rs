@@ -167,14 +167,37 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
     {
         return Err(wrong("linux.mountLabel", label, "SELinux is disabled on this host"));
     }
+    check_time(linux)?;
     refuse(&[
-        (kinds.contains(&LinuxNamespaceType::Time), "a time namespace"),
-        (linux.time_offsets().is_some(), "linux.timeOffsets"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.net_devices().is_some(), "linux.netDevices"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().as_ref().is_some_and(|p| p.flags().is_some()), "linux.personality.flags"),
     ])
+}
+
+fn check_time(linux: &Linux) -> Result<(), Error> {
+    let field = "linux.timeOffsets";
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let entry = linux.namespaces().iter().flatten().find(|n| n.typ() == LinuxNamespaceType::Time);
+        let problem = match entry {
+            None => Some("time namespace offsets specified, but time namespace isn't enabled in the config"),
+            Some(entry) if joined_path(entry).is_some() => {
+                Some("both namespace path and time offsets specified -- you may only provide one")
+            }
+            Some(_) if !matches!(clock.as_str(), "monotonic" | "boottime") => {
+                Some("is neither monotonic nor boottime")
+            }
+            Some(_) if offset.nanosecs().is_some_and(|nanos| nanos >= 1_000_000_000) => {
+                Some("nanosecs is a second or more")
+            }
+            Some(_) => None,
+        };
+        if let Some(problem) = problem {
+            return Err(wrong(field, clock, problem));
+        }
+    }
+    Ok(())
 }
 
 fn check_hostname(spec: &Spec) -> Result<(), Error> {
@@ -193,13 +216,10 @@ fn check_hostname(spec: &Spec) -> Result<(), Error> {
 fn check_user_namespace(spec: &Spec) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let mappings = [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())];
-    let new = namespace(spec, LinuxNamespaceType::User).map(joined_path);
     for (field, list) in mappings {
         let given = list.as_ref().is_some_and(|l| !l.is_empty());
-        match (given, new) {
-            (true, None) => return Err(wrong(field, "mappings", "need a user namespace")),
-            (false, Some(None)) => return Err(Error::Missing(field)),
-            _ => {}
+        if given && !has_namespace(spec, LinuxNamespaceType::User) {
+            return Err(wrong(field, "mappings", "need a user namespace"));
         }
         if list.iter().flatten().any(|m| m.size() == 0) {
             return Err(wrong(field, "size 0", "maps nothing"));
@@ -283,7 +303,8 @@ mod tests {
 
     #[test]
     fn wrong_values_are_named_with_their_field() {
-        let cases: [Case; 8] = [
+        let cases: [Case; 9] = [
+            ("linux.timeOffsets: monotonic", |v| v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
             ("ociVersion: 2.0.0", |v| v["ociVersion"] = json!("2.0.0")),
             ("process.args is missing", |v| v["process"]["args"] = json!([])),
             ("process.cwd: tmp", |v| v["process"]["cwd"] = json!("tmp")),
@@ -303,9 +324,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused_by_name() {
-        let cases: [Case; 3] = [
+        let cases: [Case; 2] = [
             ("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"})),
-            ("linux.timeOffsets", |v| v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
             ("process.scheduler", |v| v["process"]["scheduler"] = json!({"policy": "SCHED_BATCH"})),
         ];
         for (field, change) in cases {

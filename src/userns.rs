@@ -4,11 +4,15 @@
 //! entry, and does not look at its exit status. So: directly where we may, else by newuidmap.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::init::Error;
+use crate::init::namespaces::{Cloned, clone3};
+use crate::passwd;
 
 /// Maps the ids of a process that is in a new user namespace.
 ///
@@ -17,8 +21,15 @@ use crate::init::Error;
 pub fn map_ids(pid: i32, spec: &Spec) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let privileged = rustix::process::geteuid().is_root();
-    let uids = linux.uid_mappings().as_deref().unwrap_or_default();
-    let gids = linux.gid_mappings().as_deref().unwrap_or_default();
+    let user = spec.process().as_ref().map(oci_spec::runtime::Process::user);
+    let uids = match linux.uid_mappings().as_deref().filter(|list| !list.is_empty()) {
+        Some(uids) => uids,
+        None => &default("/etc/subuid", rustix::process::geteuid().as_raw(), user.map_or(0, |u| u.uid()))?,
+    };
+    let gids = match linux.gid_mappings().as_deref().filter(|list| !list.is_empty()) {
+        Some(gids) => gids,
+        None => &default("/etc/subgid", rustix::process::getegid().as_raw(), user.map_or(0, |u| u.gid()))?,
+    };
     if !privileged && gids.len() == 1 && gids[0].size() == 1 {
         // An ordinary user may map his own group only once setgroups(2) is off the table (CVE-2014-8989).
         let path = format!("/proc/{pid}/setgroups");
@@ -26,6 +37,75 @@ pub fn map_ids(pid: i32, spec: &Spec) -> Result<(), Error> {
     }
     map(pid, "gid_map", "newgidmap", gids, privileged)?;
     map(pid, "uid_map", "newuidmap", uids, privileged)
+}
+
+/// The mappings where config.json has none, as crun has them: the container's user is its caller, and other ids
+/// are those that the caller has in subuid(5) or subgid(5).
+fn default(file: &str, caller: u32, inside: u32) -> Result<Vec<LinuxIdMapping>, Error> {
+    let range = |inside, outside, size| {
+        LinuxIdMappingBuilder::default()
+            .container_id(inside)
+            .host_id(outside)
+            .size(size)
+            .build()
+            .map_err(|e| Error::IdMap(e.to_string()))
+    };
+    let Some((first, count)) = subordinate(&fs::read_to_string(file).unwrap_or_default()) else {
+        return Ok(vec![range(0, caller, caller.saturating_add(1))?]);
+    };
+    let below = inside.min(count);
+    let mut list = Vec::new();
+    if below > 0 {
+        list.push(range(0, first, below)?);
+    }
+    list.push(range(inside, caller, 1)?);
+    if count > below {
+        list.push(range(inside + 1, first + below, count - below)?);
+    }
+    Ok(list)
+}
+
+/// The caller's range: the lines are `NAME-OR-UID:FIRST:COUNT`.
+fn subordinate(file: &str) -> Option<(u32, u32)> {
+    let uid = rustix::process::geteuid().as_raw();
+    let name = passwd::name(uid);
+    file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next()?;
+        if Some(owner) != name.as_deref() && owner.parse() != Ok(uid) {
+            return None;
+        }
+        Some((fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?))
+    })
+}
+
+/// A user namespace without a process in it, as the mapping of an idmapped mount.
+///
+/// # Errors
+/// [`Error::Clone`] and [`Error::IdMap`].
+pub fn detached(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd, Error> {
+    let pid = match clone3(libc::CLONE_NEWUSER.cast_unsigned(), None).map_err(Error::Clone)? {
+        Cloned::Parent { pid, .. } => pid,
+        Cloned::Child => {
+            // It holds the namespace until there is a descriptor of it, and never longer than we live.
+            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            loop {
+                rustix::event::pause();
+            }
+        }
+    };
+    let made = map(pid, "uid_map", "newuidmap", uids, true)
+        .and_then(|()| map(pid, "gid_map", "newgidmap", gids, true))
+        .and_then(|()| {
+            let path = format!("/proc/{pid}/ns/user");
+            fs::File::open(&path).map_err(|e| Error::IdMap(format!("{path}: {}", crate::error::Os::from(e))))
+        });
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It cannot be gone, and nobody else waits for it.
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+    }
+    made.map(OwnedFd::from)
 }
 
 fn map(

@@ -25,12 +25,13 @@ pub const OCI_VERSION: &str = "1.2.1";
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-const NAMESPACES: [LinuxNamespaceType; 7] = [
+const NAMESPACES: [LinuxNamespaceType; 8] = [
     LinuxNamespaceType::Cgroup,
     LinuxNamespaceType::Ipc,
     LinuxNamespaceType::Mount,
     LinuxNamespaceType::Network,
     LinuxNamespaceType::Pid,
+    LinuxNamespaceType::Time,
     LinuxNamespaceType::User,
     LinuxNamespaceType::Uts,
 ];
@@ -84,7 +85,7 @@ fn features() -> Result<Features, Unknown> {
         .intel_rdt(IntelRdtBuilder::default().enabled(false).build()?)
         .mount_extensions(
             MountExtensionsBuilder::default()
-                .idmap(IDMapBuilder::default().enabled(false).build()?)
+                .idmap(IDMapBuilder::default().enabled(true).build()?)
                 .build()?,
         )
         .net_devices(NetDevicesBuilder::default().enabled(false).build()?)
@@ -159,7 +160,7 @@ mod tests {
     fn engines_find_what_they_look_for() {
         let features = serde_json::to_value(features().unwrap()).unwrap();
         assert_eq!(features["ociVersionMin"], "1.0.0");
-        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         let has = |list: &serde_json::Value, name: &str| list.as_array().unwrap().iter().any(|n| n == name);
         assert!(has(&features["mountOptions"], "rro") && has(&features["hooks"], "createRuntime"));
         assert!(has(&features["linux"]["namespaces"], "cgroup"));

@@ -152,12 +152,13 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     };
     container.save()?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
-    let sources = rootfs::Sources::open(&spec, &container.state.bundle, namespaces.change_user())?;
 
     // The container's process.
     let (ours, theirs) = sync::pair()?;
     let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !namespaces.needs_helper())?;
-    let (pid, pidfd) = match namespaces.clone_into(cgroup.v2.as_ref().map(AsFd::as_fd), &ours, &theirs)? {
+    let into = cgroup.v2.as_ref().map(AsFd::as_fd);
+    let map_ids = |pid| userns::map_ids(pid, &spec);
+    let (pid, pidfd) = match namespaces.clone_into(into, &ours, &theirs, map_ids)? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             // Nothing of the container is ours to undo in here.
@@ -185,22 +186,29 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
                 signals: request.attended.and_then(|a| a.signals),
             };
             let reporter = theirs.try_clone().ok();
-            match init::container(&inside, program, sources, theirs) {
+            match init::container(&inside, program, theirs) {
                 Err(error) => init::fail(&error, reporter.as_ref()),
             }
         }
     };
     undo.pid = Some(pid);
-    drop((theirs, fifo, sources));
-    if namespaces.change_user() && namespaces.makes(oci_spec::runtime::LinuxNamespaceType::User) {
-        userns::map_ids(pid, &spec)?;
+    drop((theirs, fifo));
+    if namespaces.unmapped() {
+        map_ids(pid)?;
     }
     cgroup.finish(container.state.cgroup.as_ref(), pid)?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
     let hooks = || run_runtime_hooks(&spec, &container.state, pid);
+    served.outside = Some(rootfs::Server {
+        spec: &spec,
+        bundle: &container.state.bundle,
+        rootfs: &container.state.rootfs,
+        pid,
+    });
     while !served.next(&ours, hooks, || set_rlimits(pid, process))? {}
+    let terminal = served.terminal;
 
     container.state.init = Process::find(pid);
     container.save()?;
@@ -209,22 +217,24 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
         undo.pid_file = Some(path.to_owned());
     }
     undo.keep();
-    Ok(Created { container, pid, pidfd, socket: ours, terminal: served.terminal, spec })
+    Ok(Created { container, pid, pidfd, socket: ours, terminal, spec })
 }
 
 /// The parent's half of the conversation, until the process is ready.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct Served<'a> {
     choice: Choice,
+    /// What the process may ask for while it makes its root file system.
+    outside: Option<rootfs::Server<'a>>,
     /// The device of the root file system, where only its engine can have mounted anything.
     rootfs: Option<u64>,
     /// The terminal's master, once it came.
     pub(super) terminal: Option<OwnedFd>,
 }
 
-impl Served {
+impl Served<'_> {
     pub(super) fn new(choice: Choice, rootfs: Option<u64>) -> Self {
-        Self { choice, rootfs, terminal: None }
+        Self { choice, rootfs, outside: None, terminal: None }
     }
 
     /// Answers one message; true when the process is ready.
@@ -239,6 +249,11 @@ impl Served {
     ) -> Result<bool, Error> {
         match socket.receive()? {
             Some(Message::Ready) => return Ok(true),
+            Some(Message::Ask(request)) => {
+                let outside = self.outside.ok_or(init::Error::Unexpected)?;
+                let answer = outside.serve(request).map_err(init::Error::from)?;
+                socket.send(&Message::Answer(answer))?;
+            }
             Some(Message::RunHooks) => {
                 hooks()?;
                 socket.send(&Message::Continue)?;

@@ -32,6 +32,8 @@ pub enum Error {
     Clone(Os),
     #[error("joining the {kind} namespace {path}: {reason}")]
     Namespace { kind: LinuxNamespaceType, path: PathBuf, reason: Os },
+    #[error("making a {kind} namespace: {reason}")]
+    NewNamespace { kind: LinuxNamespaceType, reason: Os },
     #[error("talking to the container's process: {0}")]
     Sync(Os),
     #[error("an unexpected message between the runtime and the container's process")]
@@ -155,7 +157,6 @@ pub struct Container<'a> {
 pub fn container(
     container: &Container<'_>,
     program: Program<'_>,
-    sources: rootfs::Sources,
     socket: Socket,
 ) -> Result<std::convert::Infallible, Error> {
     let Container { spec, state, .. } = container;
@@ -189,8 +190,9 @@ pub fn container(
         cgroup_mounts: container.cgroup_mounts,
         cgroup_ns: config::has_namespace(spec, LinuxNamespaceType::Cgroup),
         no_pivot: container.no_pivot,
+        outside: &socket,
     };
-    let prepared = rootfs::prepare(&context, sources)?;
+    let prepared = rootfs::prepare(&context)?;
     run_hooks_before_pivot(spec, state, &socket)?;
     rootfs::enter(&context, &prepared)?;
 
@@ -201,6 +203,17 @@ pub fn container(
     }
     rootfs::finish(&context)?;
     process::become_program(program, Some(container), socket)
+}
+
+impl rootfs::Outside for Socket {
+    fn ask(&self, request: rootfs::Request) -> Result<Option<OwnedFd>, rootfs::Error> {
+        let answer = self.send(&Message::Ask(request)).and_then(|()| self.receive());
+        match answer.map_err(|error| rootfs::Error::Outside(error.to_string()))? {
+            Some(Message::Answer(given)) => Ok(given),
+            Some(_) => Err(rootfs::Error::Outside(Error::Unexpected.to_string())),
+            None => Err(rootfs::Error::Outside(Error::ParentGone.to_string())),
+        }
+    }
 }
 
 /// `prestart` and `createRuntime` run in the runtime's namespaces, so the parent runs them; `createContainer` runs here

@@ -3,15 +3,16 @@
 //! New namespaces are flags of the clone. Joining one is a setns(2) of the new process itself, with two exceptions: a pid
 //! namespace only takes children, so the parent enters it for the moment of the clone; and where a user
 //! namespace is involved, privileges over the joined namespaces lie on one side of it only, so a helper
-//! process joins first and clones its sibling, our child, from there.
+//! process joins first and clones its sibling, our child, from there. A new time namespace needs a helper too:
+//! its offsets are fixed when the first process is born into it (time_namespaces(7)).
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxTimeOffset, Spec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::Error;
@@ -36,6 +37,8 @@ pub struct Namespaces {
     new: u32,
     /// A cgroup namespace shows the cgroup one is in when it is made, so that comes after joining the cgroup.
     new_cgroup: bool,
+    /// The offsets of a new time namespace, as they are written to its file.
+    new_time: Option<String>,
     joined: Vec<Joined>,
 }
 
@@ -73,6 +76,8 @@ impl Namespaces {
                 namespaces.joined.push(Joined { kind, path: path.to_owned(), file: file.into() });
             } else if kind == LinuxNamespaceType::Cgroup {
                 namespaces.new_cgroup = true;
+            } else if kind == LinuxNamespaceType::Time {
+                namespaces.new_time = Some(time_offsets(spec));
             } else {
                 namespaces.new |= clone_flag(kind);
             }
@@ -87,7 +92,12 @@ impl Namespaces {
 
     /// Whether a helper makes the process. It cannot make it in a cgroup, where it has no rights.
     pub fn needs_helper(&self) -> bool {
-        self.change_user() && !self.joined.is_empty()
+        self.new_time.is_some() || (self.change_user() && !self.joined.is_empty())
+    }
+
+    /// Whether the process is born with ids that are not mapped yet.
+    pub fn unmapped(&self) -> bool {
+        self.makes(LinuxNamespaceType::User) && self.new_time.is_none()
     }
 
     /// Whether a namespace of this kind is new.
@@ -100,7 +110,7 @@ impl Namespaces {
     }
 
     /// Makes the container's first process. In the child, everything is as in the parent but the
-    /// namespaces; [`Self::enter`] is its first step.
+    /// namespaces; [`Self::enter`] is its first step. `map_ids` maps those of a helper that needs it.
     ///
     /// # Errors
     /// [`Error::Clone`], [`Error::Namespace`], or what the helper reports.
@@ -109,9 +119,15 @@ impl Namespaces {
         cgroup: Option<BorrowedFd<'_>>,
         ours: &Socket,
         theirs: &Socket,
+        map_ids: impl Fn(i32) -> Result<(), Error>,
     ) -> Result<Cloned, Error> {
+        if let Some(offsets) = &self.new_time {
+            let join = || self.prepare_time(offsets, theirs);
+            let rest = self.new & !clone_flag(LinuxNamespaceType::User);
+            return with_helper(join, rest, ours, theirs, map_ids);
+        }
         if self.needs_helper() {
-            return with_helper(|| self.join_with_user(), self.new, ours, theirs);
+            return with_helper(|| self.join_with_user(), self.new, ours, theirs, map_ids);
         }
         let Some(pid_namespace) = self.joined.iter().find(|j| j.kind == LinuxNamespaceType::Pid) else {
             return clone3(self.new, cgroup).map_err(Error::Clone);
@@ -130,12 +146,33 @@ impl Namespaces {
             let (mount, others): (Vec<_>, Vec<_>) = rest.partition(|j| j.kind == LinuxNamespaceType::Mount);
             others.into_iter().chain(mount).try_for_each(Joined::enter)?;
         }
-        if self.new_cgroup {
-            // SAFETY: this changes what cgroup paths look like, and nothing that memory safety hangs on.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
-                .map_err(|e| Error::step("unshare the cgroup namespace", e))?;
+        if self.new_cgroup { unshare(LinuxNamespaceType::Cgroup) } else { Ok(()) }
+    }
+
+    /// Makes a time namespace for the helper's child. It belongs to the container's user namespace, so that one
+    /// comes first, with its ids mapped.
+    fn prepare_time(&self, offsets: &str, parent: &Socket) -> Result<(), Error> {
+        if self.change_user() {
+            self.join_with_user()?;
+        } else {
+            self.joined.iter().filter(|j| j.kind == LinuxNamespaceType::Pid).try_for_each(Joined::enter)?;
         }
-        Ok(())
+        if self.makes(LinuxNamespaceType::User) {
+            unshare(LinuxNamespaceType::User)?;
+            // Our files in /proc would be the host root's otherwise (proc(5)), and not for an ordinary user's
+            // runtime to write to.
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+                .map_err(|e| Error::step("become dumpable", e))?;
+            parent.send(&Message::MapIds)?;
+            parent.await_continue()?;
+        }
+        unshare(LinuxNamespaceType::Time)?;
+        let path = Path::new("/proc/self/timens_offsets");
+        std::fs::write(path, offsets).map_err(|e| Error::Write {
+            path: path.to_owned(),
+            value: offsets.to_owned(),
+            reason: e.into(),
+        })
     }
 
     /// Joins everything, in the helper. Namespaces that belong to our side of the user namespace can only be
@@ -167,6 +204,22 @@ impl Joined {
     fn error(&self, errno: Errno) -> Error {
         Error::Namespace { kind: self.kind, path: self.path.clone(), reason: errno.into() }
     }
+}
+
+fn unshare(kind: LinuxNamespaceType) -> Result<(), Error> {
+    let flags = UnshareFlags::from_bits_retain(clone_flag(kind));
+    // SAFETY: no flag of a namespace unshares what threads have in common, and this process has only one.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .map_err(|errno| Error::NewNamespace { kind, reason: errno.into() })
+}
+
+/// `linux.timeOffsets` as timens_offsets takes them (time_namespaces(7)).
+fn time_offsets(spec: &Spec) -> String {
+    let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
+    let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
+        format!("{clock} {} {}\n", offset.secs().unwrap_or_default(), offset.nanosecs().unwrap_or_default())
+    };
+    offsets.into_iter().flatten().map(line).collect()
 }
 
 /// The flag of clone(2) for a kind of namespace.
@@ -233,7 +286,7 @@ pub fn clone_into_pid_namespace(
 }
 
 /// Makes a process by a helper that first does `join`: the process is the helper's sibling, so it is our child,
-/// and the helper is gone when this returns.
+/// and the helper is gone when this returns. `map_ids` is called when it is in a user namespace of its own making.
 ///
 /// # Errors
 /// [`Error::Clone`], or what `join` failed with.
@@ -242,6 +295,7 @@ pub fn with_helper(
     new: u32,
     ours: &Socket,
     theirs: &Socket,
+    map_ids: impl Fn(i32) -> Result<(), Error>,
 ) -> Result<Cloned, Error> {
     let helper = match clone3(0, None).map_err(Error::Clone)? {
         Cloned::Parent { pid, .. } => pid,
@@ -259,7 +313,20 @@ pub fn with_helper(
             unsafe { libc::_exit(0) }
         }
     };
-    let reply = ours.receive();
+    let reply = loop {
+        match ours.receive() {
+            Ok(Some(Message::MapIds)) => match map_ids(helper).and_then(|()| ours.send(&Message::Continue)) {
+                Ok(()) => {}
+                Err(error) => {
+                    // It waits for us.
+                    let helper = Pid::from_raw(helper);
+                    let _ = helper.map(|pid| rustix::process::kill_process(pid, Signal::KILL));
+                    break Err(error);
+                }
+            },
+            reply => break reply,
+        }
+    };
     // The helper ends by itself; its status says nothing that its message did not.
     let _ = rustix::process::waitpid(Pid::from_raw(helper), WaitOptions::empty());
     match reply? {

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 
 use super::Error;
+use crate::rootfs::Request;
 
 /// The longest text: an error, which may hold paths of PATH_MAX bytes.
 const LONGEST: usize = 32 * 1024;
@@ -23,8 +24,14 @@ const LONGEST: usize = 32 * 1024;
 pub enum Message {
     /// From the helper that joins namespaces: the pid of the container's process.
     Pid(i32),
+    /// From that helper: map my ids, which are to be the container's.
+    MapIds,
     /// To the container's process: your ids are mapped and your cgroup is joined. Later: carry on.
     Continue,
+    /// From the container's process: do this for me.
+    Ask(Request),
+    /// The answer; nothing when the runtime may not either.
+    Answer(Option<OwnedFd>),
     /// From the container's process: the mounts are made, run the hooks of the runtime's namespace.
     RunHooks,
     /// From the container's process: set my resource limits, before I am somebody else's.
@@ -71,13 +78,23 @@ impl Socket {
     /// # Errors
     /// [`Error::Sync`]: the other side is gone.
     pub fn send(&self, message: &Message) -> Result<(), Error> {
-        let pid;
+        let (pid, request);
         let (letter, text, descriptors): (u8, &[u8], Vec<BorrowedFd<'_>>) = match message {
             Message::Pid(number) => {
                 pid = number.to_ne_bytes();
                 (b'p', &pid, vec![])
             }
+            Message::MapIds => (b'i', &[], vec![]),
             Message::Continue => (b'c', &[], vec![]),
+            Message::Ask(asked) => {
+                let (kind, index) = match asked {
+                    Request::Source(index) => (b's', index),
+                    Request::Device(index) => (b'd', index),
+                };
+                request = [&[kind], &index.to_ne_bytes()[..]].concat();
+                (b'a', &request, vec![])
+            }
+            Message::Answer(given) => (b'o', &[], given.iter().map(AsFd::as_fd).collect()),
             Message::RunHooks => (b'h', &[], vec![]),
             Message::SetLimits => (b'l', &[], vec![]),
             Message::Terminal(master) => (b't', &[], vec![master.as_fd()]),
@@ -130,6 +147,9 @@ impl Socket {
                 let bytes = text.try_into().map_err(|_| Error::Unexpected)?;
                 Message::Pid(i32::from_ne_bytes(bytes))
             }
+            (b'a', None, None) => Message::Ask(request(text).ok_or(Error::Unexpected)?),
+            (b'o', given, None) => Message::Answer(given),
+            (b'i', None, None) => Message::MapIds,
             (b'c', None, None) => Message::Continue,
             (b'h', None, None) => Message::RunHooks,
             (b'l', None, None) => Message::SetLimits,
@@ -156,6 +176,16 @@ impl Socket {
     }
 }
 
+fn request(text: &[u8]) -> Option<Request> {
+    let (kind, index) = text.split_first()?;
+    let index = usize::from_ne_bytes(index.try_into().ok()?);
+    match kind {
+        b's' => Some(Request::Source(index)),
+        b'd' => Some(Request::Device(index)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,11 +198,17 @@ mod tests {
         ours.send(&Message::Module("/a b".into(), file())).expect("sent");
         ours.send(&Message::Handler(file(), file())).expect("sent");
         ours.send(&Message::Failed("x".repeat(LONGEST * 2))).expect("sent");
+        ours.send(&Message::Ask(Request::Device(7))).expect("sent");
+        ours.send(&Message::Answer(Some(file()))).expect("sent");
+        ours.send(&Message::Answer(None)).expect("sent");
         drop(ours);
         assert!(matches!(theirs.receive(), Ok(Some(Message::Pid(42)))));
         assert!(matches!(theirs.receive(), Ok(Some(Message::Module(name, _))) if name == "/a b"));
         assert!(matches!(theirs.receive(), Ok(Some(Message::Handler(_, _)))));
         assert!(matches!(theirs.receive(), Ok(Some(Message::Failed(text))) if text.len() == LONGEST - 1));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Ask(Request::Device(7))))));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Answer(Some(_))))));
+        assert!(matches!(theirs.receive(), Ok(Some(Message::Answer(None)))));
         assert!(matches!(theirs.receive(), Ok(None)));
         assert!(matches!(theirs.await_continue(), Err(Error::ParentGone)));
     }

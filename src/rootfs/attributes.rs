@@ -122,13 +122,32 @@ fn setattr(
     attributes: Attributes,
     propagation: MountPropagationFlags,
 ) -> Result<(), Errno> {
-    const AT_RECURSIVE: libc::c_int = 0x8000;
+    call_setattr(
+        mount,
+        recursive,
+        &MountAttr {
+            attr_set: attributes.set.bits().into(),
+            attr_clr: attributes.clear.bits().into(),
+            propagation: propagation.bits().into(),
+            userns_fd: 0,
+        },
+    )
+}
+
+/// Maps the ids of a detached mount, and of everything mounted below it, as the user namespace has them.
+pub(super) fn map_ids(mount: BorrowedFd, users: BorrowedFd, recursive: bool) -> Result<(), Errno> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
     let attr = MountAttr {
-        attr_set: attributes.set.bits().into(),
-        attr_clr: attributes.clear.bits().into(),
-        propagation: propagation.bits().into(),
-        userns_fd: 0,
+        attr_set: MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_raw_fd().cast_unsigned()),
     };
+    call_setattr(mount, recursive, &attr)
+}
+
+fn call_setattr(mount: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
+    const AT_RECURSIVE: libc::c_int = 0x8000;
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated, and the kernel reads `size_of::<MountAttr>()` bytes of a structure
     // that lives through the call.
@@ -138,7 +157,7 @@ fn setattr(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };

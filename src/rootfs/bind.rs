@@ -3,72 +3,40 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, Spec};
-use rustix::fs::CWD;
+use oci_spec::runtime::Mount;
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, readlinkat, statat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::attributes::{Attributes, set_propagation};
-use super::mount::{delayed_read_only, is_procfs, mount_point, propagate};
+use super::attributes::Attributes;
+use super::mount::{delayed_read_only, is_kernel, is_procfs, mount_point, propagate};
 use super::options::Options;
 use super::resolve::{Kind, Root, is_directory};
-use super::{Context, Error};
+use super::{Context, Error, Request};
 
-/// The sources of bind mounts that were opened before the clone, one entry for each mount of config.json.
-///
-/// In a user namespace, init is root by name only: it may be unable to reach a source that belongs to the
-/// host's root, which the runtime can. What the runtime may not open either is left to init.
-#[derive(Debug)]
-pub struct Sources(pub(super) Vec<Option<OwnedFd>>);
-
-impl Sources {
-    /// Opens, in the runtime's own process, what a container in a user namespace could not.
-    pub fn open(spec: &Spec, bundle: &Path, user_namespace: bool) -> Result<Self, Error> {
-        let mut allowed = user_namespace;
-        let mut sources = Vec::new();
-        for mount in spec.mounts().iter().flatten() {
-            let options = Options::of(mount);
-            let recursive = options.bind.filter(|_| allowed && !options.remount);
-            let tree = match recursive {
-                None => None,
-                Some(recursive) => match for_user_namespace(&source(mount, bundle), recursive) {
-                    // An ordinary user's runtime has no right to clone mounts, its container has.
-                    // ENOSYS: no mount_setattr(2).
-                    Err(Errno::PERM | Errno::NOSYS) => {
-                        allowed = false;
-                        None
-                    }
-                    result => Some(result.map_err(Error::mount(
-                        source(mount, bundle).to_string_lossy(),
-                        mount.destination(),
-                    ))?),
-                },
-            };
-            sources.push(tree);
-        }
-        Ok(Self(sources))
-    }
-}
-
-/// A clone made here is a peer of the host's mount, where one made by init would be a slave.
-fn for_user_namespace(source: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
-    let tree = clone(CWD, source, recursive)?;
-    set_propagation(tree.as_fd(), MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    Ok(tree)
-}
-
-fn source(mount: &Mount, bundle: &Path) -> PathBuf {
+/// Where a bind source lies, outside.
+pub(super) fn source(mount: &Mount, bundle: &Path) -> PathBuf {
     bundle.join(mount.source().as_deref().unwrap_or(Path::new("")))
 }
 
 /// A detached clone of what is mounted at a path, or of one directory or file of it.
-pub(super) fn clone(dir: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+pub(super) fn clone(dir: impl AsFd, path: &Path, options: &Options) -> Result<OwnedFd, Errno> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
+    if options.bind == Some(true) {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
+    if options.source_no_follow {
+        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    }
     open_tree(dir, path, flags)
+}
+
+/// A clone with everything mounted below.
+pub(super) fn clone_all(dir: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let mut options = Options::default();
+    options.bind = Some(true);
+    clone(dir, path, &options)
 }
 
 /// Puts a detached tree where the descriptor points.
@@ -83,28 +51,55 @@ pub(super) fn put(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// A bind mount of config.json.
+/// A bind mount of config.json, the entry of this index.
 pub(super) fn mount(
     ctx: &Context,
     root: &Root,
-    mount: &Mount,
+    (index, mount): (usize, &Mount),
     dest: &Path,
     options: &Options,
-    tree: Option<OwnedFd>,
 ) -> Result<(), Error> {
     let source = source(mount, ctx.bundle);
     let name = source.to_string_lossy();
     let failed = |errno| Error::mount(name.as_ref(), dest)(errno);
+    if options.copy_symlink && is_symlink(&source).map_err(failed)? {
+        return copy_symlink(root, &source, dest).map_err(failed);
+    }
+    let idmapped = super::idmap::Idmap::of(mount, options, ctx.spec).map_err(Error::unsupported(mount))?.is_some();
+    let tree = if ctx.user_namespace || idmapped { ctx.outside.ask(Request::Source(index))? } else { None };
     let tree = match tree {
         Some(tree) => tree,
-        None => clone(CWD, &source, options.bind == Some(true)).map_err(failed)?,
+        None if idmapped => return Err(failed(Errno::PERM)),
+        None => clone(CWD, &source, options).map_err(failed)?,
     };
     if dest == Path::new("/proc") && !is_procfs(tree.as_fd()).map_err(failed)? {
         return Err(Error::NotProc(dest.to_owned()));
     }
+    if options.dest_no_follow {
+        let target = root.open(dest, OFlags::PATH | OFlags::NOFOLLOW).map_err(Error::mount_point(dest))?;
+        if is_kernel(target.as_fd()).map_err(Error::mount_point(dest))? {
+            return Err(Error::InsideProc(dest.to_owned()));
+        }
+        return attach(&tree, &target, dest, options, &name);
+    }
     let kind = if is_directory(tree.as_fd()).map_err(failed)? { Kind::Directory } else { Kind::File };
     let (target, _) = mount_point(root, dest, kind)?;
     attach(&tree, &target, dest, options, &name)
+}
+
+fn is_symlink(path: &Path) -> Result<bool, Errno> {
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+/// The option `copy-symlink`. The same link there already is fine, anything else is not replaced.
+fn copy_symlink(root: &Root, source: &Path, dest: &Path) -> Result<(), Errno> {
+    let target = readlinkat(CWD, source, Vec::new())?;
+    let (dir, name) = root.create_parent(dest)?;
+    match symlinkat(&*target, &dir, &name) {
+        Err(Errno::EXIST) if readlinkat(&dir, &name, Vec::new()).as_ref() == Ok(&target) => Ok(()),
+        result => result,
+    }
 }
 
 /// Puts a tree into the container and gives it the options of its mount.

@@ -38,7 +38,7 @@ fn unified(ctx: &Context) -> bool {
 /// to mount it, the container's directory is bound.
 fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
     if ctx.cgroup_ns {
-        match new(target, Path::new("cgroup"), "cgroup2", options.flags, &options.data) {
+        match new(target, Path::new("cgroup"), "cgroup2", options.new_mount_flags(), &options.data) {
             Err(Errno::PERM | Errno::BUSY) => {}
             result => {
                 result.map_err(Error::mount("cgroup2", dest))?;
@@ -49,7 +49,7 @@ fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
     // Without a cgroup of its own, an ordinary user's container is where its runtime was: the host's tree.
     let source = ctx.cgroup_mounts.first().map_or(Path::new(HOST), |(path, _)| path);
     let name = source.to_string_lossy();
-    let tree = bind::clone(CWD, source, true).map_err(Error::mount(name.as_ref(), dest))?;
+    let tree = bind::clone_all(CWD, source).map_err(Error::mount(name.as_ref(), dest))?;
     bind::attach(&tree, target, dest, options, &name)
 }
 
@@ -66,7 +66,7 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
         if !(ctx.cgroup_ns && hierarchy(name, options).map_err(Error::mount(name, &dest))?) {
             let source = own.to_string_lossy();
             let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
-            let tree = bind::clone(CWD, own, true).map_err(failed)?;
+            let tree = bind::clone_all(CWD, own).map_err(failed)?;
             let place = reopen(root, &dest)?;
             bind::attach(&tree, &place, &dest, options, &source)?;
         }
@@ -85,7 +85,7 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
 
 /// Mounts one hierarchy as the cgroup namespace shows it; `false` if that is not allowed here.
 fn hierarchy(name: &str, options: &Options) -> Result<bool, Errno> {
-    let flags = FLAGS | options.flags & MountFlags::RDONLY;
+    let flags = FLAGS | options.new_mount_flags() & MountFlags::RDONLY;
     let result = match name {
         "unified" => mount_fs(c"cgroup2", name, c"cgroup2", flags, None),
         "systemd" => mount_fs(c"systemd", name, c"cgroup", flags, c"name=systemd"),

@@ -11,8 +11,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::options::Options;
 use super::resolve::{NOFOLLOW, Root, clean};
-use super::{Context, Error, bind};
+use super::{Context, Error, Request, bind};
 
 /// The devices the runtime specification demands ("Default Devices"); all are 0666.
 const DEFAULT: [(&str, u32, u32); 6] =
@@ -47,7 +48,7 @@ pub(super) fn check(linux: &Linux) -> Result<(), Error> {
 /// Whether /dev is ours to fill: not if it is bound from the host, whose devices it has then.
 pub(super) fn wanted(spec: &Spec) -> bool {
     !spec.mounts().iter().flatten().any(|mount| {
-        super::options::Options::of(mount).bind.is_some() && clean(mount.destination()) == Path::new("/dev")
+        Options::of(mount).bind.is_some() && clean(mount.destination()) == Path::new("/dev")
     })
 }
 
@@ -55,11 +56,11 @@ pub(super) fn wanted(spec: &Spec) -> bool {
 pub(super) fn create(ctx: &Context, root: &Root) -> Result<(), Error> {
     let (dev, _) = root.create_parent(Path::new("/dev/null")).map_err(Error::device(Path::new("/dev")))?;
     let asked = ctx.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-    // A user namespace may not make device files: the host's are bound. Nor may a nested runtime, which is
-    // found out by trying.
+    // A user namespace may not make device files: the runtime makes those that were asked for, and the default
+    // ones are the host's. Nor may a nested runtime, which is found out by trying.
     let mut bound = ctx.user_namespace;
 
-    for device in asked {
+    for (index, device) in asked.iter().enumerate() {
         let path = clean(device.path());
         // ptmx is that of the container's own devpts.
         if path == Path::new("/dev/ptmx") {
@@ -72,13 +73,14 @@ pub(super) fn create(ctx: &Context, root: &Root) -> Result<(), Error> {
                 .map(|(dir, name)| (Some(dir), name))
                 .map_err(Error::device(&path))?,
         };
-        let node = Node {
-            kind: kind(device.typ()),
-            mode: Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777),
-            dev: rdev(device).unwrap_or_default(),
-            owner: (device.uid().unwrap_or_default(), device.gid().unwrap_or_default()),
-        };
-        node.create(elsewhere.as_ref().unwrap_or(&dev), &name, &path, &mut bound)?;
+        let dir = elsewhere.as_ref().unwrap_or(&dev);
+        if ctx.user_namespace
+            && let Some(made) = ctx.outside.ask(Request::Device(index))?
+        {
+            put(&made, dir, &name).map_err(Error::device(&path))?;
+            continue;
+        }
+        Node::of(device).create(dir, &name, &path, &mut bound)?;
     }
     for (name, major, minor) in DEFAULT {
         let path = PathBuf::from("/dev").join(name);
@@ -96,14 +98,24 @@ pub(super) fn create(ctx: &Context, root: &Root) -> Result<(), Error> {
     links(&dev)
 }
 
-struct Node {
-    kind: FileType,
-    mode: Mode,
-    dev: u64,
-    owner: (u32, u32),
+/// A device file to be made.
+pub(super) struct Node {
+    pub kind: FileType,
+    pub mode: Mode,
+    pub dev: u64,
+    pub owner: (u32, u32),
 }
 
 impl Node {
+    pub fn of(device: &LinuxDevice) -> Self {
+        Self {
+            kind: kind(device.typ()),
+            mode: Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777),
+            dev: rdev(device).unwrap_or_default(),
+            owner: (device.uid().unwrap_or_default(), device.gid().unwrap_or_default()),
+        }
+    }
+
     fn create(&self, dir: &OwnedFd, name: &OsStr, path: &Path, bound: &mut bool) -> Result<(), Error> {
         if !*bound {
             match mknodat(dir, name, self.kind, self.mode, self.dev) {
@@ -124,15 +136,19 @@ impl Node {
     }
 }
 
-/// Binds the host's device of the same path over an empty file.
+/// Binds the host's device of the same path.
 fn bind_from_host(dir: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Errno> {
+    put(&bind::clone(CWD, path, &Options::default())?, dir, name)
+}
+
+/// Puts a detached mount of a device over an empty file.
+fn put(device: &OwnedFd, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match mknodat(dir, name, FileType::RegularFile, Mode::empty(), 0) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let dir = Root::below(dir)?;
-    let target = dir.open_plain(Path::new(name), OFlags::PATH)?;
-    bind::put(bind::clone(CWD, path, false)?, target)
+    let target = Root::below(dir)?.open_plain(Path::new(name), OFlags::PATH)?;
+    bind::put(device, target)
 }
 
 fn links(dev: &OwnedFd) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 
 use crate::error::Os;
@@ -35,6 +36,17 @@ pub enum Error {
         /// Why not.
         reason: Os,
     },
+    /// The ids of a mount cannot be mapped.
+    #[error("mount {}: failed to set MOUNT_ATTR_IDMAP: {reason}{}", .dest.display(), if reason.errno() == Some(libc::EINVAL) { " (maybe the filesystem used doesn't support idmap mounts on this kernel?)" } else { "" })]
+    Idmap {
+        /// The mount.
+        dest: PathBuf,
+        /// Why not.
+        reason: Os,
+    },
+    /// What the runtime could not do for the container's process.
+    #[error("{0}")]
+    Outside(String),
     /// The contents of the directory below a tmpfs cannot be copied into it.
     #[error("mount {}: tmpcopyup: {path}: {reason}", .dest.display())]
     CopyUp {
@@ -152,6 +164,10 @@ impl Error {
 
     pub(super) fn root(path: &Path) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::Root { path: path.to_owned(), reason: errno.into() }
+    }
+
+    pub(super) fn unsupported(mount: &Mount) -> impl FnOnce(String) -> Self {
+        move |problem| Self::Unsupported { dest: mount.destination().clone(), problem }
     }
 
     pub(super) fn device(path: &Path) -> impl FnOnce(Errno) -> Self {

@@ -13,6 +13,7 @@ use rustix::mount::MountFlags;
 use rustix::process::chdir;
 
 use super::attributes::Attributes;
+use super::options::Options;
 use super::resolve::is_directory;
 use super::{Error, bind, mount};
 
@@ -39,7 +40,7 @@ pub(super) fn read_only(paths: &[String]) -> Result<(), Error> {
 /// A clone over itself, so that only this path changes.
 fn read_only_path(path: &str) -> Result<(), Errno> {
     let target = open(path, PATH, Mode::empty())?;
-    let tree = bind::clone(&target, Path::new(""), true)?;
+    let tree = bind::clone_all(&target, Path::new(""))?;
     bind::put(&tree, &target)?;
     match Attributes::READ_ONLY.apply(tree.as_fd(), true) {
         // Linux before 5.12 can change one mount only.
@@ -75,7 +76,7 @@ pub(super) fn hide(paths: &[String], label: Option<&str>) -> Result<(), Error> {
 }
 
 fn cover(with: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    bind::put(bind::clone(with, Path::new(""), false)?, target)
+    bind::put(bind::clone(with, Path::new(""), &Options::default())?, target)
 }
 
 /// The first hidden directory gets a tmpfs, the others a clone of it.

@@ -2,8 +2,8 @@
 //!
 //! Three steps, in the order in which init takes them: [`prepare`] mounts everything below the root file
 //! system while the host's files are still in reach, [`enter`] makes it `/` and lets go of the host, and
-//! [`finish`] takes away what the container may not see or write. [`check`] and [`Sources::open`] come before,
-//! in the runtime's own process.
+//! [`finish`] takes away what the container may not see or write. [`check`] comes before, in the runtime's own
+//! process, which also does what init has no right to: [`Outside`].
 //!
 //! Invariant: no path that somebody else could change is looked at and then used by name. Every destination
 //! is resolved to a descriptor by [`resolve`], and the mount is made on that descriptor: a new file system by
@@ -16,9 +16,11 @@ mod cgroup;
 mod copyup;
 mod devices;
 mod error;
+mod idmap;
 mod masks;
 mod mount;
 mod options;
+mod outside;
 mod pivot;
 mod resolve;
 /// Makes a mount read-only, also one that is attached nowhere.
@@ -40,9 +42,9 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::umask;
 
-pub use bind::Sources;
 pub use error::Error;
 pub use options::MOUNT_OPTIONS;
+pub use outside::{Outside, Request, Server};
 
 use resolve::Root;
 
@@ -66,6 +68,8 @@ pub struct Context<'a> {
     pub cgroup_ns: bool,
     /// Move the root file system over `/` instead of pivot_root(2), for a host that runs from its initramfs.
     pub no_pivot: bool,
+    /// Who does what init may not.
+    pub outside: &'a dyn Outside,
 }
 
 /// A root file system with everything mounted in it, not yet `/`.
@@ -78,7 +82,7 @@ pub struct Prepared {
 pub fn check(spec: &Spec) -> Result<(), Error> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     for mount in mounts {
-        mount::check(mount)?;
+        mount::check(mount, spec)?;
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
     pivot::propagation(spec)?;
@@ -96,11 +100,11 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
 
 /// Mounts everything of config.json below the root file system, and makes the devices. The working directory
 /// is the root file system afterwards, which is where runc runs `createContainer` hooks.
-pub fn prepare(ctx: &Context, sources: Sources) -> Result<Prepared, Error> {
+pub fn prepare(ctx: &Context) -> Result<Prepared, Error> {
     // Modes are meant as they are written. The process's own umask is set much later.
     let saved = umask(Mode::empty());
-    let result = pivot::open_root(ctx).and_then(|root| {
-        mount::all(ctx, &root, sources)?;
+    let result = pivot::open_root(ctx).and_then(|mut root| {
+        mount::all(ctx, &mut root)?;
         if devices::wanted(ctx.spec) {
             devices::create(ctx, &root)?;
         }

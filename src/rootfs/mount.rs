@@ -13,22 +13,21 @@ use rustix::process::fchdir;
 use super::attributes::{Attributes, set_propagation};
 use super::options::Options;
 use super::resolve::{Kind, Root, clean};
-use super::{Context, Error, Sources, bind, cgroup, copyup};
+use super::{Context, Error, bind, cgroup, copyup, idmap, pivot};
 
 /// Refuses by name what cannot be mounted.
-pub(super) fn check(mount: &Mount) -> Result<(), Error> {
+pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
     let options = Options::of(mount);
     let refuse = |problem: String| Err(Error::Unsupported { dest: mount.destination().clone(), problem });
     if mount.destination().as_os_str().is_empty() {
         return refuse("destination is empty".into());
     }
-    if let Some(option) = options.idmap {
-        return refuse(format!("option {option:?} is not supported"));
+    idmap::Idmap::of(mount, &options, spec).map_err(Error::unsupported(mount))?;
+    if options.copy_symlink && (options.source_no_follow || options.dest_no_follow) {
+        return refuse("copy-symlink excludes src-nofollow and dest-nofollow".into());
     }
-    for (field, mappings) in [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())] {
-        if mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()) {
-            return refuse(format!("{field} is not supported"));
-        }
+    if options.copy_up && mount.typ().as_deref() != Some("tmpfs") {
+        return refuse("tmpcopyup can be used only with tmpfs".into());
     }
     if options.bind.is_some() {
         if !options.data.is_empty() {
@@ -36,6 +35,10 @@ pub(super) fn check(mount: &Mount) -> Result<(), Error> {
             return refuse(format!(
                 "bind mounts cannot have any filesystem-specific options applied: {data}"
             ));
+        }
+        if options.recursive_of_file_system() {
+            let problem = "rsync, rasync, rdirsync, rmand and rnomand change a file system, which no bind mount does";
+            return refuse(problem.into());
         }
         if mount.source().is_none() && !options.remount {
             return refuse("a bind mount without a source".into());
@@ -47,16 +50,20 @@ pub(super) fn check(mount: &Mount) -> Result<(), Error> {
 }
 
 /// Mounts every entry, in order: later ones may lie on earlier ones.
-pub(super) fn all(ctx: &Context, root: &Root, sources: Sources) -> Result<(), Error> {
-    for (mount, tree) in ctx.spec.mounts().iter().flatten().zip(sources.0) {
+pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<(), Error> {
+    for (index, mount) in ctx.spec.mounts().iter().flatten().enumerate() {
         let dest = clean(mount.destination());
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
         match (&options, mount.typ().as_deref().unwrap_or_default()) {
             (Options { remount: true, .. }, _) => remount(root, &dest, &options)?,
-            (Options { bind: Some(_), .. }, _) => bind::mount(ctx, root, mount, &dest, &options, tree)?,
+            (Options { bind: Some(_), .. }, _) => bind::mount(ctx, root, (index, mount), &dest, &options)?,
             (_, "cgroup" | "cgroup2") => cgroup::mount(ctx, root, &dest, &options)?,
             _ => filesystem(ctx, root, mount, &dest, &options)?,
+        }
+        if dest == Path::new("/") && !options.remount {
+            // The root is what lies on top now.
+            *root = pivot::open_top(ctx)?;
         }
     }
     Ok(())
@@ -77,7 +84,7 @@ fn filesystem(
         _ => mount_point(root, dest, Kind::Directory)?,
     };
 
-    let mut flags = options.flags;
+    let mut flags = options.new_mount_flags();
     if delayed_read_only(fs, dest) {
         flags.remove(MountFlags::RDONLY);
     }
@@ -98,7 +105,7 @@ fn filesystem(
             let Some(host) = shared_with_host(ctx.spec, fs) else {
                 return Err(Error::mount(source.to_string_lossy(), dest)(Errno::PERM));
             };
-            let tree = bind::clone(CWD, Path::new(host), true).map_err(Error::mount(host, dest))?;
+            let tree = bind::clone_all(CWD, Path::new(host)).map_err(Error::mount(host, dest))?;
             return bind::attach(&tree, &target, dest, options, host);
         }
         result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
@@ -107,7 +114,7 @@ fn filesystem(
     if below.is_none() && label.is_none() && options.propagation.is_empty() {
         return Ok(());
     }
-    let top = reopen(root, dest)?;
+    let top = if dest == Path::new("/") { pivot::open_top(ctx)?.into() } else { reopen(root, dest)? };
     if let Some(label) = label {
         set_label(&top, label).map_err(Error::attributes(dest))?;
     }
@@ -161,7 +168,7 @@ fn remount(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
         return options.attributes().apply(fd.as_fd(), false).map_err(Error::attributes(dest));
     }
     let data = options.data.join(",");
-    fchdir(&fd).and_then(|()| mount_remount(c".", options.flags, data)).map_err(Error::attributes(dest))
+    fchdir(&fd).and_then(|()| mount_remount(c".", options.new_mount_flags(), data)).map_err(Error::attributes(dest))
 }
 
 /// What is at the destination now, that is the mount that was just made there.
@@ -172,10 +179,10 @@ pub(super) fn reopen(root: &Root, dest: &Path) -> Result<OwnedFd, Error> {
 /// The place for a mount, created if it is missing, and whether it was there. A path through symbolic links is fine as long as it does
 /// not lead into procfs or to the root itself; a path without any was checked as text.
 pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(OwnedFd, bool), Error> {
-    if dest == Path::new("/") {
-        return Err(Error::OnRoot(dest.to_owned()));
-    }
     let failed = |errno| Error::mount_point(dest)(errno);
+    if dest == Path::new("/") {
+        return Ok((root.open(dest, OFlags::PATH).map_err(failed)?, true));
+    }
     let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
         Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
         Err(Errno::LOOP) => match root.open(dest, OFlags::PATH) {
@@ -187,6 +194,7 @@ pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(Owned
     if is_procfs(fd.as_fd()).map_err(failed)? {
         return Err(Error::InsideProc(dest.to_owned()));
     }
+    // Asked for as such it is fine; a link of the image's must not lead to it.
     if existed && root.is(fd.as_fd()).map_err(failed)? {
         return Err(Error::OnRoot(dest.to_owned()));
     }
@@ -224,6 +232,12 @@ fn check_proc_text(mount: &Mount, options: &Options, dest: &Path) -> Result<(), 
 /// Whether the file is one of a procfs.
 pub(super) fn is_procfs(fd: BorrowedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type == libc::PROC_SUPER_MAGIC)
+}
+
+/// Whether the file is one of a procfs or sysfs.
+pub(super) fn is_kernel(fd: BorrowedFd) -> Result<bool, Errno> {
+    const SYSFS_MAGIC: i64 = 0x6265_6572;
+    Ok(matches!(fstatfs(fd)?.f_type, libc::PROC_SUPER_MAGIC | SYSFS_MAGIC))
 }
 
 /// What to show instead of a file system that a user namespace may not mount, because the namespace it is a
@@ -284,7 +298,7 @@ mod tests {
             .options(options)
             .build()
             .unwrap();
-        check(&mount).map_err(|error| error.to_string())
+        check(&mount, &Spec::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -306,10 +320,9 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
-        assert_eq!(
-            checked("bind", "/x", &["bind", "idmap"]).unwrap_err(),
-            "mount /x: option \"idmap\" is not supported"
-        );
+        assert!(checked("bind", "/x", &["bind", "copy-symlink", "src-nofollow"]).unwrap_err().contains("excludes"));
+        assert!(checked("bind", "/x", &["rbind", "rsync"]).unwrap_err().contains("rsync"));
+        assert!(checked("proc", "/proc", &["tmpcopyup"]).unwrap_err().contains("only with tmpfs"));
         assert_eq!(
             checked("bind", "/x", &["bind", "size=1"]).unwrap_err(),
             "mount /x: bind mounts cannot have any filesystem-specific options applied: size=1"

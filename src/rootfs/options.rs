@@ -21,11 +21,19 @@ enum Effect {
     },
     Remount,
     CopyUp,
-    /// Known by name, and refused by that name: the mount would need an idmapped clone.
-    Idmap,
+    CopySymlink,
+    SourceNoFollow,
+    DestNoFollow,
+    /// Only the bare name: with mappings (`idmap=uids=...`) it is not in the table, see [`Options::of`].
+    Idmap {
+        recursive: bool,
+    },
 }
 
-use Effect::{Bind, Clear, ClearAll, CopyUp, Idmap, Nothing, Propagation, Remount, Set, SetAll};
+use Effect::{
+    Bind, Clear, ClearAll, CopySymlink, CopyUp, DestNoFollow, Idmap, Nothing, Propagation, Remount, Set,
+    SetAll, SourceNoFollow,
+};
 
 const I_VERSION: MountFlags = MountFlags::from_bits_retain(1 << 23);
 const MAND: MountFlags = MountFlags::PERMIT_MANDATORY_FILE_LOCKING;
@@ -35,16 +43,23 @@ const REC: MountPropagationFlags = MountPropagationFlags::REC;
 /// The modes of updating access times exclude each other: the last one asked for holds.
 const ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::RELATIME).union(MountFlags::STRICTATIME);
 
-/// mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", and the recursive ones of the runtime specification.
-const TABLE: [(&str, Effect); 60] = [
+/// Flags of a file system, which all of its mounts share: a change of the mount alone is not possible.
+const OF_FILE_SYSTEM: MountFlags = MountFlags::SYNCHRONOUS.union(MountFlags::DIRSYNC).union(MAND);
+
+/// mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", the recursive ones of the runtime specification, and those
+/// of crun(1).
+const TABLE: [(&str, Effect); 70] = [
     ("async", Clear(MountFlags::SYNCHRONOUS)),
     ("atime", Clear(MountFlags::NOATIME)),
     ("bind", Bind { recursive: false }),
+    ("copy-symlink", CopySymlink),
     ("defaults", Nothing),
+    ("dest-nofollow", DestNoFollow),
     ("dev", Clear(MountFlags::NODEV)),
     ("diratime", Clear(MountFlags::NODIRATIME)),
     ("dirsync", Set(MountFlags::DIRSYNC)),
     ("exec", Clear(MountFlags::NOEXEC)),
+    ("idmap", Idmap { recursive: false }),
     ("iversion", Set(I_VERSION)),
     ("lazytime", Set(MountFlags::LAZYTIME)),
     ("loud", Clear(MountFlags::SILENT)),
@@ -61,17 +76,22 @@ const TABLE: [(&str, Effect); 60] = [
     ("nosuid", Set(MountFlags::NOSUID)),
     ("nosymfollow", Set(MountFlags::NOSYMFOLLOW)),
     ("private", Propagation(MountPropagationFlags::PRIVATE)),
+    ("rasync", ClearAll(MountFlags::SYNCHRONOUS)),
     ("ratime", ClearAll(MountFlags::NOATIME)),
     ("rbind", Bind { recursive: true }),
     ("rdev", ClearAll(MountFlags::NODEV)),
     ("rdiratime", ClearAll(MountFlags::NODIRATIME)),
+    ("rdirsync", SetAll(MountFlags::DIRSYNC)),
     ("relatime", Set(MountFlags::RELATIME)),
     ("remount", Remount),
     ("rexec", ClearAll(MountFlags::NOEXEC)),
+    ("ridmap", Idmap { recursive: true }),
+    ("rmand", SetAll(MAND)),
     ("rnoatime", SetAll(MountFlags::NOATIME)),
     ("rnodev", SetAll(MountFlags::NODEV)),
     ("rnodiratime", SetAll(MountFlags::NODIRATIME)),
     ("rnoexec", SetAll(MountFlags::NOEXEC)),
+    ("rnomand", ClearAll(MAND)),
     ("rnorelatime", ClearAll(MountFlags::RELATIME)),
     ("rnostrictatime", ClearAll(MountFlags::STRICTATIME)),
     ("rnosuid", SetAll(MountFlags::NOSUID)),
@@ -86,11 +106,13 @@ const TABLE: [(&str, Effect); 60] = [
     ("rstrictatime", SetAll(MountFlags::STRICTATIME)),
     ("rsuid", ClearAll(MountFlags::NOSUID)),
     ("rsymfollow", ClearAll(MountFlags::NOSYMFOLLOW)),
+    ("rsync", SetAll(MountFlags::SYNCHRONOUS)),
     ("runbindable", Propagation(MountPropagationFlags::UNBINDABLE.union(REC))),
     ("rw", Clear(MountFlags::RDONLY)),
     ("shared", Propagation(MountPropagationFlags::SHARED)),
     ("silent", Set(MountFlags::SILENT)),
     ("slave", Propagation(SLAVE)),
+    ("src-nofollow", SourceNoFollow),
     ("strictatime", Set(MountFlags::STRICTATIME)),
     ("suid", Clear(MountFlags::NOSUID)),
     ("symfollow", Clear(MountFlags::NOSYMFOLLOW)),
@@ -98,9 +120,6 @@ const TABLE: [(&str, Effect); 60] = [
     ("tmpcopyup", CopyUp),
     ("unbindable", Propagation(MountPropagationFlags::UNBINDABLE)),
 ];
-
-/// Names that are refused rather than handed to the file system as data.
-const REFUSED: [(&str, Effect); 2] = [("idmap", Idmap), ("ridmap", Idmap)];
 
 const NAMES: [&str; TABLE.len()] = {
     let mut names = [""; TABLE.len()];
@@ -115,11 +134,18 @@ const NAMES: [&str; TABLE.len()] = {
 /// Every mount option that is not data for a file system, for `features`.
 pub const MOUNT_OPTIONS: &[&str] = &NAMES;
 
+/// The option `idmap` or `ridmap`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Idmapped {
+    pub recursive: bool,
+    /// What follows `=`: crun's form of mappings.
+    pub mappings: Option<String>,
+}
+
 /// A mount's options, taken together.
 #[derive(Debug)]
 pub(super) struct Options {
-    /// What mount(2) is told for a new file system.
-    pub flags: MountFlags,
+    flags: MountFlags,
     cleared: MountFlags,
     set_all: MountFlags,
     cleared_all: MountFlags,
@@ -128,16 +154,21 @@ pub(super) struct Options {
     pub bind: Option<bool>,
     pub remount: bool,
     pub copy_up: bool,
-    /// An option that asks for an idmapped mount.
-    pub idmap: Option<&'static str>,
+    /// Where the source is a symbolic link, make the same one instead of a mount.
+    pub copy_symlink: bool,
+    /// Mount a source that is a symbolic link itself.
+    pub source_no_follow: bool,
+    /// Mount onto a destination that is a symbolic link itself.
+    pub dest_no_follow: bool,
+    pub idmap: Option<Idmapped>,
     /// What is left, for the file system.
     pub data: Vec<String>,
 }
 
-impl Options {
-    pub fn of(mount: &Mount) -> Self {
+impl Default for Options {
+    fn default() -> Self {
         let none = MountFlags::empty();
-        let mut options = Self {
+        Self {
             flags: none,
             cleared: none,
             set_all: none,
@@ -146,9 +177,18 @@ impl Options {
             bind: None,
             remount: false,
             copy_up: false,
+            copy_symlink: false,
+            source_no_follow: false,
+            dest_no_follow: false,
             idmap: None,
             data: Vec::new(),
-        };
+        }
+    }
+}
+
+impl Options {
+    pub fn of(mount: &Mount) -> Self {
+        let mut options = Self::default();
         for option in mount.options().iter().flatten() {
             options.add(option);
         }
@@ -159,9 +199,14 @@ impl Options {
     }
 
     fn add(&mut self, option: &str) {
-        let Some((name, effect)) = TABLE.iter().chain(&REFUSED).find(|(name, _)| *name == option) else {
-            if !option.is_empty() {
-                self.data.push(option.to_owned());
+        let Some((_, effect)) = TABLE.iter().find(|(name, _)| *name == option) else {
+            match option.split_once('=') {
+                Some((name @ ("idmap" | "ridmap"), mappings)) => {
+                    let mappings = (!mappings.is_empty()).then(|| mappings.to_owned());
+                    self.idmap = Some(Idmapped { recursive: name == "ridmap", mappings });
+                }
+                _ if option.is_empty() => {}
+                _ => self.data.push(option.to_owned()),
             }
             return;
         };
@@ -175,12 +220,27 @@ impl Options {
             Bind { recursive } => self.bind = Some(recursive || self.bind == Some(true)),
             Remount => self.remount = true,
             CopyUp => self.copy_up = true,
-            Idmap => self.idmap = Some(name),
+            CopySymlink => self.copy_symlink = true,
+            SourceNoFollow => self.source_no_follow = true,
+            DestNoFollow => self.dest_no_follow = true,
+            Idmap { recursive } => self.idmap = Some(Idmapped { recursive, mappings: None }),
         }
     }
 
     pub fn read_only(&self) -> bool {
-        self.flags.contains(MountFlags::RDONLY)
+        self.new_mount_flags().contains(MountFlags::RDONLY)
+    }
+
+    /// What mount(2) is told for a new file system: there is nothing below it yet, so an option for the whole
+    /// tree is one for the mount.
+    pub fn new_mount_flags(&self) -> MountFlags {
+        let kept = if self.set_all.intersects(ATIME) { self.flags - ATIME } else { self.flags };
+        (kept | self.set_all) - self.cleared_all
+    }
+
+    /// Whether an option asks for what no tree of existing mounts can be given.
+    pub fn recursive_of_file_system(&self) -> bool {
+        (self.set_all | self.cleared_all).intersects(OF_FILE_SYSTEM)
     }
 
     /// What changes on a mount that exists already.
@@ -269,8 +329,19 @@ mod tests {
     #[test]
     fn idmap_is_not_data() {
         let options = parse(&["bind", "ridmap"]);
-        assert_eq!(options.idmap, Some("ridmap"));
+        assert_eq!(options.idmap, Some(Idmapped { recursive: true, mappings: None }));
         assert!(options.data.is_empty());
+        let options = parse(&["bind", "idmap=uids=0-1-2"]);
+        assert_eq!(options.idmap, Some(Idmapped { recursive: false, mappings: Some("uids=0-1-2".into()) }));
+        assert!(options.data.is_empty());
+    }
+
+    #[test]
+    fn a_new_mount_is_its_whole_tree() {
+        assert_eq!(parse(&["noatime", "rro", "rstrictatime"]).new_mount_flags(), MountFlags::STRICTATIME | MountFlags::RDONLY);
+        assert_eq!(parse(&["ro", "rrw", "nosuid"]).new_mount_flags(), MountFlags::NOSUID);
+        assert!(parse(&["rbind", "rsync"]).recursive_of_file_system());
+        assert!(!parse(&["rbind", "rro", "sync"]).recursive_of_file_system());
     }
 
     #[test]

@@ -31,9 +31,7 @@ pub(super) fn propagation(spec: &Spec) -> Result<Option<MountPropagationFlags>, 
 /// Opens the root file system, in a new mount namespace as a mount that nothing outside sees.
 pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
     if !ctx.new_mount_ns {
-        let fd = open(ctx.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(Error::root(ctx.rootfs))?;
-        return Ok(Root::new(fd));
+        return open_top(ctx);
     }
     // The namespace starts as a copy whose mounts propagate to the host and back. Slave is the default: volumes
     // that ask for `rslave` see what the host mounts later, the host sees nothing. `shared` stays as it is, for
@@ -66,6 +64,13 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
         set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE).map_err(Error::root(ctx.rootfs))?;
     }
     Ok(Root::new(tree))
+}
+
+/// Opens what is mounted over the root file system.
+pub(super) fn open_top(ctx: &Context) -> Result<Root, Error> {
+    open(ctx.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map(Root::new)
+        .map_err(Error::root(ctx.rootfs))
 }
 
 /// Makes the mount that holds the path private. Only the top of a mount can be named, so this looks upwards.
