@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cgroup;
 use crate::commands::{
-    completion, create, delete, events, exec, features, kill, list, pause, ps, resume, run, spec, start,
+    completion, create, delete, events, exec, features, kill, list, mounts, pause, ps, resume, run, spec, start,
     state, update, wasm,
 };
 use crate::error::Error;
@@ -88,6 +88,8 @@ enum Command {
     Update(update::Args),
     /// Print resource statistics and out-of-memory events of a container
     Events(events::Args),
+    /// Add mounts to a running container, or remove them
+    Mounts(mounts::Args),
     /// Write a config.json to start from
     Spec(spec::Args),
     /// Print what this runtime supports, as JSON
@@ -177,6 +179,7 @@ fn dispatch(command: &Command, global: &Global) -> Result<u8, Error> {
         Command::Resume(args) => resume::run(args, global),
         Command::Update(args) => update::run(args, global),
         Command::Events(args) => events::run(args, global),
+        Command::Mounts(args) => mounts::run(args, global),
         Command::Spec(args) => spec::run(args, global),
         Command::Features(args) => features::run(args, global),
         Command::Wasm(args) => wasm::run(args, global),

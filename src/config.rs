@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 
 use crate::error::Os;
@@ -48,6 +48,14 @@ pub fn read_process(path: &Path) -> Result<Process, Error> {
     let process = read_json(path)?;
     check_process(&process)?;
     Ok(process)
+}
+
+/// Reads a list of mounts, config.md's "mounts" as a file of its own.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_mounts(path: &Path) -> Result<Vec<Mount>, Error> {
+    read_json(path)
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
@@ -170,7 +178,6 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
     check_time(linux)?;
     refuse(&[
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.net_devices().is_some(), "linux.netDevices"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().as_ref().is_some_and(|p| p.flags().is_some()), "linux.personality.flags"),
     ])

@@ -17,6 +17,7 @@ pub mod hooks;
 pub mod init;
 pub mod labels;
 pub mod log;
+pub mod net_devices;
 pub mod passwd;
 pub mod program;
 pub mod rootfs;

@@ -88,7 +88,7 @@ fn features() -> Result<Features, Unknown> {
                 .idmap(IDMapBuilder::default().enabled(true).build()?)
                 .build()?,
         )
-        .net_devices(NetDevicesBuilder::default().enabled(false).build()?)
+        .net_devices(NetDevicesBuilder::default().enabled(true).build()?)
         .build()?;
     let features = FeaturesBuilder::default()
         .oci_version_min("1.0.0")

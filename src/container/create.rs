@@ -20,7 +20,7 @@ use crate::handler::{self, Choice};
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program};
-use crate::{config, file, hooks, passwd, rootfs, userns, wasm};
+use crate::{config, file, hooks, net_devices, passwd, rootfs, userns, wasm};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]
@@ -119,6 +119,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let spec = config::read(&config_path)?;
     config::check(&spec)?;
     rootfs::check(&spec)?;
+    net_devices::check(&spec)?;
     let process = config::process(&spec)?;
     let rootfs = find_rootfs(&spec, &bundle)?;
     let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
@@ -196,6 +197,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     if namespaces.unmapped() {
         map_ids(pid)?;
     }
+    net_devices::attach(&spec, pid)?;
     cgroup.finish(container.state.cgroup.as_ref(), pid)?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;

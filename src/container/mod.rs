@@ -76,6 +76,8 @@ pub enum Error {
     #[error(transparent)]
     Rootfs(#[from] crate::rootfs::Error),
     #[error(transparent)]
+    NetDevices(#[from] crate::net_devices::Error),
+    #[error(transparent)]
     Console(#[from] crate::console::Error),
     #[error(transparent)]
     Foreground(#[from] crate::foreground::Error),

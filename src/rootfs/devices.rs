@@ -4,13 +4,14 @@ use std::ffi::{CStr, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use rustix::fs::{
     Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, makedev, mknodat, symlinkat,
     unlinkat,
 };
 use rustix::io::Errno;
 
+use super::mount::destination;
 use super::options::Options;
 use super::resolve::{NOFOLLOW, Root, clean};
 use super::{Context, Error, Request, bind};
@@ -46,9 +47,9 @@ pub(super) fn check(linux: &Linux) -> Result<(), Error> {
 }
 
 /// Whether /dev is ours to fill: not if it is bound from the host, whose devices it has then.
-pub(super) fn wanted(spec: &Spec) -> bool {
-    !spec.mounts().iter().flatten().any(|mount| {
-        Options::of(mount).bind.is_some() && clean(mount.destination()) == Path::new("/dev")
+pub(super) fn wanted(ctx: &Context) -> bool {
+    !ctx.spec.mounts().iter().flatten().any(|mount| {
+        Options::of(mount).bind.is_some() && destination(mount, ctx.rootfs) == Path::new("/dev")
     })
 }
 

@@ -44,6 +44,14 @@ pub enum Error {
         /// Why not.
         reason: Os,
     },
+    /// A mount that cannot be taken away.
+    #[error("unmount {}: {reason}", .dest.display())]
+    Unmount {
+        /// The mount.
+        dest: PathBuf,
+        /// Why not.
+        reason: Os,
+    },
     /// What the runtime could not do for the container's process.
     #[error("{0}")]
     Outside(String),
@@ -82,8 +90,11 @@ pub enum Error {
     /// Something mounted over a file of procfs.
     #[error("{:?} cannot be mounted because it is inside /proc", .0)]
     InsideProc(PathBuf),
-    /// Mounts or restrictions without a namespace to make them in.
-    #[error("mounts, maskedPaths and readonlyPaths need a namespace of type mount in linux.namespaces")]
+    /// A value of the annotation for labels.
+    #[error("annotation run.oci.mount_context_type: invalid mount context type {0:?} (must be one of: context, fscontext, defcontext, rootcontext)")]
+    LabelKind(String),
+    /// Restrictions without a namespace to make them in.
+    #[error("maskedPaths and readonlyPaths need a namespace of type mount in linux.namespaces")]
     NoMountNamespace,
     /// A value of `linux.rootfsPropagation`.
     #[error("linux.rootfsPropagation: unknown value {0:?}")]

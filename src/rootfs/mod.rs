@@ -17,6 +17,7 @@ mod copyup;
 mod devices;
 mod error;
 mod idmap;
+pub mod live;
 mod masks;
 mod mount;
 mod options;
@@ -84,6 +85,7 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     for mount in mounts {
         mount::check(mount, spec)?;
     }
+    mount::label_kind(spec)?;
     let Some(linux) = spec.linux() else { return Ok(()) };
     pivot::propagation(spec)?;
     devices::check(linux)?;
@@ -92,7 +94,7 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
         linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
     let restricted =
         [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|p| !p.is_empty());
-    if !mount_namespace && (restricted || !mounts.is_empty()) {
+    if !mount_namespace && restricted {
         return Err(Error::NoMountNamespace);
     }
     Ok(())
@@ -105,7 +107,7 @@ pub fn prepare(ctx: &Context) -> Result<Prepared, Error> {
     let saved = umask(Mode::empty());
     let result = pivot::open_root(ctx).and_then(|mut root| {
         mount::all(ctx, &mut root)?;
-        if devices::wanted(ctx.spec) {
+        if devices::wanted(ctx) {
             devices::create(ctx, &root)?;
         }
         pivot::go_to(&root)?;
@@ -123,7 +125,7 @@ pub fn enter(ctx: &Context, prepared: &Prepared) -> Result<(), Error> {
 /// Takes away what the container may not write or see. It runs after hooks, sysctls and the console, which
 /// need to write.
 pub fn finish(ctx: &Context) -> Result<(), Error> {
-    mount::make_read_only(ctx.spec)?;
+    mount::make_read_only(ctx)?;
     if ctx.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
         masks::read_only_root()?;
     }

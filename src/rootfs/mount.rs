@@ -49,10 +49,17 @@ pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
     check_proc_text(mount, &options, &clean(mount.destination()))
 }
 
+/// Where a mount goes, below the root file system. A destination that names the root file system itself is taken
+/// as a path of the host, as with runc.
+pub(super) fn destination(mount: &Mount, rootfs: &Path) -> PathBuf {
+    let dest = clean(mount.destination());
+    dest.strip_prefix(rootfs).map_or_else(|_| dest.clone(), |below| Path::new("/").join(below))
+}
+
 /// Mounts every entry, in order: later ones may lie on earlier ones.
 pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<(), Error> {
     for (index, mount) in ctx.spec.mounts().iter().flatten().enumerate() {
-        let dest = clean(mount.destination());
+        let dest = destination(mount, ctx.rootfs);
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
         match (&options, mount.typ().as_deref().unwrap_or_default()) {
@@ -89,6 +96,7 @@ fn filesystem(
         flags.remove(MountFlags::RDONLY);
     }
     let label = label(ctx.spec);
+    let kind = label_kind(ctx.spec)?;
     let mut data = options.data.clone();
     if fs == "tmpfs" && existed && !data.iter().any(|option| option.starts_with("mode=")) {
         // A tmpfs looks like the directory it covers, so /tmp stays 1777 and /root stays 0700.
@@ -96,7 +104,7 @@ fn filesystem(
         data.push(format!("mode={mode:o}"));
     }
     if !matches!(fs, "proc" | "sysfs" | "mqueue") {
-        data.extend(label.map(|label| format!("context=\"{label}\"")));
+        data.extend(label.map(|label| format!("{kind}=\"{label}\"")));
     }
     let below = if options.copy_up { Some(copyup::open(&target, dest)?) } else { None };
 
@@ -259,6 +267,16 @@ pub(super) fn label(spec: &Spec) -> Option<&str> {
     crate::labels::has_selinux().then_some(label)
 }
 
+/// The mount option that the label is given as; crun's annotation chooses one (mount(8), "context").
+pub(super) fn label_kind(spec: &Spec) -> Result<&str, Error> {
+    const ANNOTATION: &str = "run.oci.mount_context_type";
+    let kind = spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION)).map_or("context", String::as_str);
+    match kind {
+        "context" | "fscontext" | "defcontext" | "rootcontext" => Ok(kind),
+        _ => Err(Error::LabelKind(kind.to_owned())),
+    }
+}
+
 /// mqueue takes no label as an option, so its top directory is labelled, for which it has to be open for reading.
 fn set_label(fd: &OwnedFd, label: &str) -> Result<(), Errno> {
     let dir = openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -271,9 +289,9 @@ pub(super) fn delayed_read_only(fs: &str, dest: &Path) -> bool {
 }
 
 /// Makes the mounts read-only that had to be writable until now. `/` is the container's root already.
-pub(super) fn make_read_only(spec: &Spec) -> Result<(), Error> {
-    for mount in spec.mounts().iter().flatten() {
-        let dest: PathBuf = clean(mount.destination());
+pub(super) fn make_read_only(ctx: &Context) -> Result<(), Error> {
+    for mount in ctx.spec.mounts().iter().flatten() {
+        let dest = destination(mount, ctx.rootfs);
         let fs = mount.typ().as_deref().unwrap_or_default();
         if delayed_read_only(fs, &dest) && Options::of(mount).read_only() {
             open(&dest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

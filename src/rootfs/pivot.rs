@@ -1,7 +1,7 @@
 //! The root file system as a mount of its own, and the change to it.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -31,6 +31,14 @@ pub(super) fn propagation(spec: &Spec) -> Result<Option<MountPropagationFlags>, 
 /// Opens the root file system, in a new mount namespace as a mount that nothing outside sees.
 pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
     if !ctx.new_mount_ns {
+        if ctx.spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+            // What is mounted now is the host's, and stays when the container is gone. As with runc, all of it lies
+            // on one mount, which can be taken away at once.
+            let tree = over_itself(ctx)?;
+            set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE | REC)
+                .map_err(Error::root(ctx.rootfs))?;
+            return Ok(Root::new(tree));
+        }
         return open_top(ctx);
     }
     // The namespace starts as a copy whose mounts propagate to the host and back. Slave is the default: volumes
@@ -45,7 +53,15 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
         parent_private(ctx.rootfs)?;
     }
 
-    // pivot_root(2) wants a mount: a clone of the directory, with everything mounted below it.
+    let tree = over_itself(ctx)?;
+    if shared {
+        set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE).map_err(Error::root(ctx.rootfs))?;
+    }
+    Ok(Root::new(tree))
+}
+
+/// Makes the directory a mount, as pivot_root(2) wants it: a clone of it with everything mounted below.
+fn over_itself(ctx: &Context) -> Result<OwnedFd, Error> {
     let tree = open_tree(
         CWD,
         ctx.rootfs,
@@ -60,10 +76,7 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS,
     )
     .map_err(Error::root(ctx.rootfs))?;
-    if shared {
-        set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE).map_err(Error::root(ctx.rootfs))?;
-    }
-    Ok(Root::new(tree))
+    Ok(tree)
 }
 
 /// Opens what is mounted over the root file system.
