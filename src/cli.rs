@@ -11,8 +11,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cgroup;
 use crate::commands::{
-    completion, create, delete, events, exec, features, kill, list, mounts, pause, ps, resume, run, spec, start,
-    state, update, wasm,
+    completion, create, delete, events, exec, features, kill, list, mounts, pause, ps, resume, run, spec,
+    start, state, update, wasm,
 };
 use crate::error::Error;
 use crate::{log, rootless};

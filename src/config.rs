@@ -311,7 +311,9 @@ mod tests {
     #[test]
     fn wrong_values_are_named_with_their_field() {
         let cases: [Case; 9] = [
-            ("linux.timeOffsets: monotonic", |v| v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
+            ("linux.timeOffsets: monotonic", |v| {
+                v["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})
+            }),
             ("ociVersion: 2.0.0", |v| v["ociVersion"] = json!("2.0.0")),
             ("process.args is missing", |v| v["process"]["args"] = json!([])),
             ("process.cwd: tmp", |v| v["process"]["cwd"] = json!("tmp")),

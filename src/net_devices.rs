@@ -261,7 +261,8 @@ mod tests {
         assert!(error.contains("eth7") && error.contains("without a private NET namespace"), "{error}");
         if rustix::process::geteuid().is_root() {
             assert_eq!(verdict("network", json!({"eth7": {"name": "inside0"}, "eth8": {}})), Ok(()));
-            let error = verdict("network", json!({"eth7": {"name": "much-too-long-name"}})).expect_err("long");
+            let error =
+                verdict("network", json!({"eth7": {"name": "much-too-long-name"}})).expect_err("long");
             assert!(error.contains("eth7") && error.contains("invalid network device name"), "{error}");
         }
     }

@@ -347,3 +347,190 @@ fn without_pivot_root() -> Result<()> {
     c.run_command(&["--no-pivot"])?.finish()?.prints("/bin/busybox")?;
     host.is_clean()
 }
+
+#[test]
+fn a_tmpfs_gets_everything_that_it_covers() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&[])?;
+    let seed = c.rootfs().join("seed");
+    fs::create_dir_all(seed.join("dir"))?;
+    fs::write(seed.join("dir/a"), "linked")?;
+    fs::hard_link(seed.join("dir/a"), seed.join("b"))?;
+    std::os::unix::fs::chown(seed.join("b"), Some(7), Some(8))?;
+    fs::set_permissions(seed.join("b"), fs::Permissions::from_mode(0o4751))?;
+    fs::set_permissions(seed.join("dir"), fs::Permissions::from_mode(0o1730))?;
+    coracle_integration::command("mkfifo").arg(seed.join("pipe")).finish()?.ok()?;
+    coracle_integration::command("touch").args(["-d", "@86400"]).arg(seed.join("b")).finish()?.ok()?;
+    coracle_integration::command("touch").args(["-d", "@172800"]).arg(seed.join("dir")).finish()?.ok()?;
+    let attribute =
+        rustix::fs::setxattr(seed.join("b"), c"trusted.seed", b"kept", rustix::fs::XattrFlags::empty());
+    c.mount(json!({"destination": "/seed", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    let out = script(
+        &mut c,
+        "cd /seed; stat -c '%a %u:%g %h %Y' b; stat -c '%a %Y' dir; stat -c %F pipe; \
+         test b -ef dir/a && echo same; grep -c ' /seed .* tmpfs ' /proc/self/mountinfo",
+    )?;
+    assert_eq!(out, "4751 7:8 2 86400\n1730 172800\nfifo\nsame\n1");
+    if attribute.is_ok() {
+        // Seen from the host, where the capability to read it is.
+        c.config["process"]["args"] = json!(["sleep", "1000"]);
+        c.create()?.start()?;
+        let copy = format!("/proc/{}/root/seed/b", c.pid()?);
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(copy, c"trusted.seed", &mut value)?;
+        assert_eq!(&value[..length], b"kept");
+    }
+    Ok(())
+}
+
+#[test]
+fn links_are_followed_or_not_as_the_options_say() -> Result<()> {
+    let host = Host::new()?;
+    let dir = volume(&host, "data")?;
+    symlink("f", dir.join("link"))?;
+    symlink("nowhere", dir.join("broken"))?;
+
+    let mut c = host.container(&[])?;
+    c.mount(bind(&dir.join("broken"), "/a/link", &["bind", "copy-symlink"]));
+    assert_eq!(script(&mut c, "readlink /a/link")?, "nowhere");
+
+    for (options, expected) in
+        [(&["bind", "dest-nofollow"][..], "data"), (&["bind", "dest-nofollow", "src-nofollow"], "f")]
+    {
+        let mut c = host.container(&[])?;
+        symlink("elsewhere", c.rootfs().join("target"))?;
+        c.mount(bind(&dir.join("link"), "/target", options));
+        assert_eq!(script(&mut c, "cat /target 2>/dev/null || readlink /target")?, expected, "{options:?}");
+        assert!(!c.rootfs().join("elsewhere").exists());
+    }
+    let mut c = host.container(&["true"])?;
+    c.mount(bind(&dir.join("link"), "/x", &["bind", "copy-symlink", "src-nofollow"]));
+    c.try_create(&[])?.exits(1)?.fails_with("/x: copy-symlink excludes")?;
+    Ok(())
+}
+
+#[test]
+fn recursive_options_reach_what_is_mounted_below() -> Result<()> {
+    let host = Host::new()?;
+    let dir = volume(&host, "data")?;
+    let inner = dir.join("inner");
+    fs::create_dir(&inner)?;
+    coracle_integration::command("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&inner).finish()?.ok()?;
+    for (option, expected) in [
+        ("rro", "ro"),
+        ("rnosuid", "nosuid"),
+        ("rnodev", "nodev"),
+        ("rnoexec", "noexec"),
+        ("rnoatime", "noatime"),
+        ("rnodiratime", "nodiratime"),
+        ("rnosymfollow", "nosymfollow"),
+    ] {
+        let mut c = host.container(&[])?;
+        c.mount(bind(&dir, "/data", &["rbind", option]));
+        for at in ["/data", "/data/inner"] {
+            let found = options(&mut c, at)?;
+            assert!(found.iter().any(|f| f == expected), "{option}: {at} has {found:?}");
+        }
+    }
+    // The strict mode is the absence of all others.
+    let mut c = host.container(&[])?;
+    c.mount(bind(&dir, "/data", &["rbind", "rstrictatime"]));
+    let found = options(&mut c, "/data/inner")?;
+    assert!(!found.iter().any(|f| f.ends_with("atime")), "{found:?}");
+    // And each has its opposite, here for what the host's mount has.
+    for (given, opposite, option) in [
+        ("ro", "rrw", "ro"),
+        ("nosuid", "rsuid", "nosuid"),
+        ("nodev", "rdev", "nodev"),
+        ("noexec", "rexec", "noexec"),
+        ("noatime", "ratime", "noatime"),
+        ("nodiratime", "rdiratime", "nodiratime"),
+    ] {
+        let remount = format!("remount,bind,{given}");
+        coracle_integration::command("mount").args(["-o", &remount]).arg(&inner).finish()?.ok()?;
+        let mut c = host.container(&[])?;
+        c.mount(bind(&dir, "/data", &["rbind", opposite]));
+        let found = options(&mut c, "/data/inner")?;
+        assert!(!found.iter().any(|f| f == option), "{opposite}: {found:?}");
+    }
+    let mut c = host.container(&["true"])?;
+    c.mount(bind(&dir, "/data", &["rbind", "rsync"]));
+    c.try_create(&[])?.exits(1)?.fails_with("/data: rsync")?;
+    Ok(())
+}
+
+#[test]
+fn options_of_file_systems_have_their_effect() -> Result<()> {
+    let host = Host::new()?;
+    for (option, expected) in [
+        ("sync", "sync"),
+        ("dirsync", "dirsync"),
+        ("lazytime", "lazytime"),
+        ("rro", "ro"),
+        ("rnoexec", "noexec"),
+        ("nosymfollow", "nosymfollow"),
+    ] {
+        let mut c = host.container(&[])?;
+        c.mount(json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": [option]}));
+        let found = options(&mut c, "/tmp")?;
+        assert!(found.iter().any(|f| f == expected), "{option}: {found:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_root_can_be_covered() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&[])?;
+    let covering = json!({"destination": "/", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+    if let Some(mounts) = c.config["mounts"].as_array_mut() {
+        mounts.insert(0, covering);
+    }
+    let out = script(&mut c, "touch /new; grep ' / / ' /proc/self/mountinfo | tail -n1 | cut -d- -f2")?;
+    assert!(out.starts_with("tmpfs"), "{out}");
+    assert!(!c.rootfs().join("new").exists());
+    host.is_clean()
+}
+
+/// Engines without a mount namespace name the root file system in their paths.
+#[test]
+fn destinations_may_name_the_root_file_system() -> Result<()> {
+    let host = Host::new()?;
+    let dir = volume(&host, "data")?;
+    let mut c = host.container(&[])?;
+    let dest = c.rootfs().join("mnt/here");
+    c.mount(json!({"destination": dest, "source": dir, "options": ["bind"]}));
+    assert_eq!(script(&mut c, "cat /mnt/here/f")?, "data");
+    Ok(())
+}
+
+#[test]
+fn mounts_in_the_hosts_namespace_can_be_taken_away_at_once() -> Result<()> {
+    let host = Host::new()?;
+    let dir = volume(&host, "data")?;
+    let mut c = host.container(&["cat", "/data/f"])?;
+    c.without_namespace("mount");
+    c.config["linux"]["maskedPaths"] = json!([]);
+    c.config["linux"]["readonlyPaths"] = json!([]);
+    c.config["mounts"] = json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/data", "type": "bind", "source": dir, "options": ["bind"]},
+    ]);
+    let done = c.run()?;
+    coracle_integration::command("umount").args(["-R", "--lazy"]).arg(c.rootfs()).finish()?.ok()?;
+    done.ok()?.prints("data")?;
+    host.is_clean()
+}
+
+#[test]
+fn kinds_of_labels_are_checked() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["true"])?;
+    c.annotate("run.oci.mount_context_type", "nonsense");
+    c.try_create(&[])?
+        .exits(1)?
+        .fails_with("run.oci.mount_context_type: invalid mount context type \"nonsense\"")?;
+    c.annotate("run.oci.mount_context_type", "rootcontext");
+    c.run()?.ok()?;
+    host.is_clean()
+}

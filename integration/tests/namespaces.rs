@@ -153,15 +153,6 @@ fn bind_mounts_that_only_the_host_root_may_reach() -> Result<()> {
 }
 
 #[test]
-fn a_user_namespace_needs_mappings() -> Result<()> {
-    let host = Host::new()?;
-    let mut c = host.container(&["true"])?;
-    c.namespace("user", None);
-    c.try_create(&[])?.exits(1)?.fails_with("appings")?;
-    host.is_clean()
-}
-
-#[test]
 fn a_user_namespace_joined_by_path() -> Result<()> {
     let host = Host::new()?;
     let mut first = mapped(&host, &["sleep", "1000"])?;
@@ -179,4 +170,50 @@ fn a_user_namespace_joined_by_path() -> Result<()> {
     second.run()?.ok()?.prints(&expected)?;
     assert_eq!(first.status()?, "running");
     Ok(())
+}
+
+const OFFSETS: &str = "awk '{ print $1, $2, $3 }' /proc/self/timens_offsets | tr '\\n' ' '";
+
+#[test]
+fn clocks_have_their_offsets() -> Result<()> {
+    let host = Host::new()?;
+    for users in [false, true] {
+        let mut c = host.container(&["sh", "-c", "cut -d. -f1 /proc/uptime; sleep 1000"])?;
+        if users {
+            c.namespace("user", None);
+            let mappings = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            c.config["linux"]["uidMappings"] = mappings.clone();
+            c.config["linux"]["gidMappings"] = mappings;
+        }
+        c.namespace("time", None);
+        c.config["linux"]["timeOffsets"] =
+            json!({"monotonic": {"secs": 7881, "nanosecs": 2718}, "boottime": {"secs": 900_000_000}});
+        c.create()?.start()?;
+        c.expect("\n")?;
+        assert!(c.stdout()?.trim().parse::<u64>()? > 900_000_000, "{}", c.stdout()?);
+        let expected = "monotonic 7881 2718 boottime 900000000 0";
+        c.exec(&["sh", "-c", OFFSETS])?.ok()?.prints(expected)?;
+
+        // By path, as another container of the same pod would.
+        if !users {
+            let mut second = host.container(&["sh", "-c", OFFSETS])?;
+            second.namespace("time", Some(format!("/proc/{}/ns/time", c.pid()?).as_ref()));
+            second.run()?.ok()?.prints(expected)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn offsets_that_nobody_would_have_are_refused() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["true"])?;
+    c.config["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}});
+    c.try_create(&[])?.exits(1)?.fails_with("time namespace isn't enabled")?;
+    c.namespace("time", Some("/proc/self/ns/time".as_ref()));
+    c.try_create(&[])?.exits(1)?.fails_with("you may only provide one")?;
+    c.namespace("time", None);
+    c.config["linux"]["timeOffsets"] = json!({"realtime": {"secs": 1}});
+    c.try_create(&[])?.exits(1)?.fails_with("realtime: is neither monotonic nor boottime")?;
+    host.is_clean()
 }

@@ -12,7 +12,9 @@ use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, OutputModes, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use crate::error::Os;
 
@@ -36,6 +38,9 @@ pub enum Error {
     /// `process.consoleSize`.
     #[error("set the terminal's size: {0}")]
     Size(Os),
+    /// The terminal's treatment of newlines.
+    #[error("set the terminal's modes: {0}")]
+    Newlines(Os),
     /// The mount point of the terminal.
     #[error("create /dev/console: {0}")]
     ConsoleFile(Os),
@@ -98,6 +103,18 @@ pub fn own_size() -> Option<(u16, u16)> {
 pub fn resize(terminal: impl AsFd, (rows, columns): (u16, u16)) -> Result<(), Error> {
     let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(terminal, size).map_err(|e| Error::Size(e.into()))
+}
+
+/// Lets newlines pass as they are, as runc does where it serves the terminal: whoever reads our output, a pipe or
+/// our own terminal, has its own idea of them.
+///
+/// # Errors
+/// Not a terminal.
+pub fn keep_newlines(terminal: impl AsFd) -> Result<(), Error> {
+    let failed = |e: Errno| Error::Newlines(e.into());
+    let mut modes = tcgetattr(&terminal).map_err(failed)?;
+    modes.output_modes.remove(OutputModes::ONLCR);
+    tcsetattr(&terminal, OptionalActions::Now, &modes).map_err(failed)
 }
 
 /// Verifies a freshly opened master and opens its slave.

@@ -97,7 +97,10 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     // namespace, and the new process the others.
     let (cloned, rest) = if with_helper {
         let all = || join(kinds).and_then(|()| namespaces::become_root());
-        (namespaces::with_helper(all, 0, &ours, &theirs, |_| Err(init::Error::Unexpected))?, ThreadNameSpaceType::empty())
+        (
+            namespaces::with_helper(all, 0, &ours, &theirs, |_| Err(init::Error::Unexpected))?,
+            ThreadNameSpaceType::empty(),
+        )
     } else {
         let enter = || join(kinds & ThreadNameSpaceType::PROCESS_ID);
         let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd))?;

@@ -11,7 +11,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio, read, retry_on_intr, write};
 use rustix::process::getpgrp;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::signals::Signals;
 use crate::console;
@@ -205,6 +205,8 @@ impl Raw {
         if let Ok(before) = tcgetattr(stdin()) {
             let mut raw = before.clone();
             raw.make_raw();
+            // Newlines come as the program wrote them, and the carriage goes back here.
+            raw.output_modes |= OutputModes::OPOST;
             if tcsetattr(stdin(), OptionalActions::Now, &raw).is_ok() {
                 self.0 = Some(before);
             }

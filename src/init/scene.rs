@@ -142,7 +142,10 @@ pub fn open_terminal(
     let console::Console { master, slave } = console::open(size)?;
     match terminal {
         Terminal::Engine(engine) => console::send(&master, engine)?,
-        Terminal::Parent => socket.send(&Message::Terminal(master))?,
+        Terminal::Parent => {
+            console::keep_newlines(&slave)?;
+            socket.send(&Message::Terminal(master))?;
+        }
     }
     Ok(console::attach(slave, first)?)
 }

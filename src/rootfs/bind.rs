@@ -65,7 +65,8 @@ pub(super) fn mount(
     if options.copy_symlink && is_symlink(&source).map_err(failed)? {
         return copy_symlink(root, &source, dest).map_err(failed);
     }
-    let idmapped = super::idmap::Idmap::of(mount, options, ctx.spec).map_err(Error::unsupported(mount))?.is_some();
+    let idmapped =
+        super::idmap::Idmap::of(mount, options, ctx.spec).map_err(Error::unsupported(mount))?.is_some();
     let tree = if ctx.user_namespace || idmapped { ctx.outside.ask(Request::Source(index))? } else { None };
     let tree = match tree {
         Some(tree) => tree,

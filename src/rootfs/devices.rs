@@ -48,9 +48,11 @@ pub(super) fn check(linux: &Linux) -> Result<(), Error> {
 
 /// Whether /dev is ours to fill: not if it is bound from the host, whose devices it has then.
 pub(super) fn wanted(ctx: &Context) -> bool {
-    !ctx.spec.mounts().iter().flatten().any(|mount| {
-        Options::of(mount).bind.is_some() && destination(mount, ctx.rootfs) == Path::new("/dev")
-    })
+    !ctx.spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|mount| Options::of(mount).bind.is_some() && destination(mount, ctx.rootfs) == Path::new("/dev"))
 }
 
 /// Makes the default devices, those of config.json, and the links.

@@ -91,7 +91,9 @@ pub enum Error {
     #[error("{:?} cannot be mounted because it is inside /proc", .0)]
     InsideProc(PathBuf),
     /// A value of the annotation for labels.
-    #[error("annotation run.oci.mount_context_type: invalid mount context type {0:?} (must be one of: context, fscontext, defcontext, rootcontext)")]
+    #[error(
+        "annotation run.oci.mount_context_type: invalid mount context type {0:?} (must be one of: context, fscontext, defcontext, rootcontext)"
+    )]
     LabelKind(String),
     /// Restrictions without a namespace to make them in.
     #[error("maskedPaths and readonlyPaths need a namespace of type mount in linux.namespaces")]

@@ -32,8 +32,9 @@ impl Idmap {
     /// # Errors
     /// The problem, in words.
     pub fn of(mount: &Mount, options: &Options, spec: &Spec) -> Result<Option<Self>, String> {
-        let listed =
-            |list: &Option<Vec<LinuxIdMapping>>| list.as_deref().filter(|list| !list.is_empty()).map(<[_]>::to_vec);
+        let listed = |list: &Option<Vec<LinuxIdMapping>>| {
+            list.as_deref().filter(|list| !list.is_empty()).map(<[_]>::to_vec)
+        };
         let lists = (listed(mount.uid_mappings()), listed(mount.gid_mappings()));
         if options.idmap.is_none() && lists == (None, None) {
             return Ok(None);
@@ -103,20 +104,16 @@ fn parse_range(range: &str, container: &[LinuxIdMapping]) -> Result<LinuxIdMappi
         if container.is_empty() {
             return Err("option idmap: specified a relative mapping without user namespace mappings".into());
         }
-        let within = |m: &&LinuxIdMapping| {
-            host.checked_sub(m.container_id()).is_some_and(|offset| offset < m.size())
-        };
+        let within =
+            |m: &&LinuxIdMapping| host.checked_sub(m.container_id()).is_some_and(|offset| offset < m.size());
         let mapping = container.iter().find(within).ok_or_else(|| {
-            format!("option idmap: could not find a user namespace mapping for the relative mapping {range:?}")
+            format!(
+                "option idmap: could not find a user namespace mapping for the relative mapping {range:?}"
+            )
         })?;
         host = mapping.host_id() + (host - mapping.container_id());
     }
-    LinuxIdMappingBuilder::default()
-        .container_id(files)
-        .host_id(host)
-        .size(size)
-        .build()
-        .map_err(|_| wrong())
+    LinuxIdMappingBuilder::default().container_id(files).host_id(host).size(size).build().map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -150,7 +147,8 @@ mod tests {
 
         // The example of crun(1): what is relative counts from the container's ids.
         let mappings = json!([{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 1, "hostID": 2, "size": 1000}]);
-        let linux = json!({"namespaces": [{"type": "user"}], "uidMappings": mappings, "gidMappings": mappings});
+        let linux =
+            json!({"namespaces": [{"type": "user"}], "uidMappings": mappings, "gidMappings": mappings});
         let found = read(bind("idmap=uids=@1-3-10;gids=@0-0-1"), linux.clone()).unwrap().unwrap();
         let Ids::Own { uids, gids } = found.ids else { panic!("{found:?}") };
         assert_eq!((ranges(&uids), ranges(&gids)), (vec![[1, 4, 10]], vec![[0, 0, 1]]));

@@ -89,7 +89,9 @@ fn detached(mount: &Mount, spec: &Spec, bundle: &Path, pid: i32) -> Result<Owned
     let dest = mount.destination();
     let refuse = |problem: &str| Err(Error::Unsupported { dest: dest.clone(), problem: problem.into() });
     if options.remount || options.copy_up || options.copy_symlink || options.dest_no_follow {
-        return refuse("remount, tmpcopyup, copy-symlink and dest-nofollow need a container that is being created");
+        return refuse(
+            "remount, tmpcopyup, copy-symlink and dest-nofollow need a container that is being created",
+        );
     }
     let tree = if options.bind.is_some() {
         bind::clone(CWD, &bind::source(mount, bundle), &options)

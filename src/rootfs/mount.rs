@@ -37,7 +37,8 @@ pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
             ));
         }
         if options.recursive_of_file_system() {
-            let problem = "rsync, rasync, rdirsync, rmand and rnomand change a file system, which no bind mount does";
+            let problem =
+                "rsync, rasync, rdirsync, rmand and rnomand change a file system, which no bind mount does";
             return refuse(problem.into());
         }
         if mount.source().is_none() && !options.remount {
@@ -176,7 +177,9 @@ fn remount(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
         return options.attributes().apply(fd.as_fd(), false).map_err(Error::attributes(dest));
     }
     let data = options.data.join(",");
-    fchdir(&fd).and_then(|()| mount_remount(c".", options.new_mount_flags(), data)).map_err(Error::attributes(dest))
+    fchdir(&fd)
+        .and_then(|()| mount_remount(c".", options.new_mount_flags(), data))
+        .map_err(Error::attributes(dest))
 }
 
 /// What is at the destination now, that is the mount that was just made there.
@@ -270,7 +273,8 @@ pub(super) fn label(spec: &Spec) -> Option<&str> {
 /// The mount option that the label is given as; crun's annotation chooses one (mount(8), "context").
 pub(super) fn label_kind(spec: &Spec) -> Result<&str, Error> {
     const ANNOTATION: &str = "run.oci.mount_context_type";
-    let kind = spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION)).map_or("context", String::as_str);
+    let kind =
+        spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION)).map_or("context", String::as_str);
     match kind {
         "context" | "fscontext" | "defcontext" | "rootcontext" => Ok(kind),
         _ => Err(Error::LabelKind(kind.to_owned())),
@@ -338,7 +342,11 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
-        assert!(checked("bind", "/x", &["bind", "copy-symlink", "src-nofollow"]).unwrap_err().contains("excludes"));
+        assert!(
+            checked("bind", "/x", &["bind", "copy-symlink", "src-nofollow"])
+                .unwrap_err()
+                .contains("excludes")
+        );
         assert!(checked("bind", "/x", &["rbind", "rsync"]).unwrap_err().contains("rsync"));
         assert!(checked("proc", "/proc", &["tmpcopyup"]).unwrap_err().contains("only with tmpfs"));
         assert_eq!(

@@ -338,7 +338,10 @@ mod tests {
 
     #[test]
     fn a_new_mount_is_its_whole_tree() {
-        assert_eq!(parse(&["noatime", "rro", "rstrictatime"]).new_mount_flags(), MountFlags::STRICTATIME | MountFlags::RDONLY);
+        assert_eq!(
+            parse(&["noatime", "rro", "rstrictatime"]).new_mount_flags(),
+            MountFlags::STRICTATIME | MountFlags::RDONLY
+        );
         assert_eq!(parse(&["ro", "rrw", "nosuid"]).new_mount_flags(), MountFlags::NOSUID);
         assert!(parse(&["rbind", "rsync"]).recursive_of_file_system());
         assert!(!parse(&["rbind", "rro", "sync"]).recursive_of_file_system());

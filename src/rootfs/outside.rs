@@ -72,7 +72,8 @@ impl Server<'_> {
         let options = Options::of(mount);
         let source = bind::source(mount, self.bundle);
         let failed = |errno| Error::mount(source.to_string_lossy(), mount.destination())(errno);
-        let Some(idmap) = idmap::Idmap::of(mount, &options, self.spec).map_err(Error::unsupported(mount))? else {
+        let Some(idmap) = idmap::Idmap::of(mount, &options, self.spec).map_err(Error::unsupported(mount))?
+        else {
             // An ordinary user's runtime has no right to clone mounts, its container has.
             return match self.clone(&source, &options) {
                 Err(Errno::PERM) => Ok(None),
@@ -81,10 +82,8 @@ impl Server<'_> {
         };
         let users = idmap.user_namespace(self.pid)?;
         let tree = self.clone(&source, &options).map_err(failed)?;
-        attributes::map_ids(tree.as_fd(), users.as_fd(), idmap.recursive).map_err(|errno| Error::Idmap {
-            dest: mount.destination().clone(),
-            reason: errno.into(),
-        })?;
+        attributes::map_ids(tree.as_fd(), users.as_fd(), idmap.recursive)
+            .map_err(|errno| Error::Idmap { dest: mount.destination().clone(), reason: errno.into() })?;
         Ok(Some(tree))
     }
 
