@@ -534,3 +534,57 @@ fn kinds_of_labels_are_checked() -> Result<()> {
     c.run()?.ok()?;
     host.is_clean()
 }
+
+#[test]
+fn the_root_has_every_propagation() -> Result<()> {
+    let host = Host::new()?;
+    for (value, expected) in [
+        ("private", ""),
+        ("rprivate", ""),
+        ("slave", "master:"),
+        ("rslave", "master:"),
+        ("shared", "shared:"),
+        ("rshared", "shared:"),
+        ("unbindable", "unbindable"),
+        ("runbindable", "unbindable"),
+    ] {
+        let mut c = host.container(&[])?;
+        c.config["linux"]["rootfsPropagation"] = json!(value);
+        // Nothing of the host can be bound with the last one, its cgroups neither.
+        if let Some(mounts) = c.config["mounts"].as_array_mut() {
+            mounts.retain(|mount| mount["type"] != "cgroup");
+        }
+        let line = script(&mut c, "grep ' / / \\| /[^ ]*rootfs / ' /proc/self/mountinfo | tail -n1")?;
+        let fields: Vec<_> = line.split(' ').skip(6).take_while(|f| *f != "-").collect();
+        // A slave has a master only where the host's mount is shared.
+        let slave_of_none = expected == "master:" && fields.is_empty();
+        let found = if expected.is_empty() {
+            fields.is_empty()
+        } else {
+            fields.iter().any(|f| f.starts_with(expected))
+        };
+        assert!(found || slave_of_none, "{value}: {line}");
+    }
+    let mut c = host.container(&["true"])?;
+    c.config["linux"]["rootfsPropagation"] = json!("nonsense");
+    c.try_create(&[])?.exits(1)?.fails_with("linux.rootfsPropagation: unknown value \"nonsense\"")?;
+    host.is_clean()
+}
+
+/// The host's sysfs stands in for one that the user namespace may not mount, and nothing of it can be written.
+#[test]
+fn sysfs_without_a_network_namespace() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&[])?;
+    c.namespace("user", None).without_namespace("network");
+    let mappings = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    c.config["linux"]["uidMappings"] = mappings.clone();
+    c.config["linux"]["gidMappings"] = mappings;
+    if let Some(mounts) = c.config["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["type"] != "cgroup");
+    }
+    let out =
+        script(&mut c, "ls -d /sys/kernel; awk '$5 ~ \"^/sys\" && $6 !~ \"^ro\"' /proc/self/mountinfo")?;
+    assert_eq!(out, "/sys/kernel");
+    host.is_clean()
+}

@@ -199,6 +199,13 @@ fn clocks_have_their_offsets() -> Result<()> {
             let mut second = host.container(&["sh", "-c", OFFSETS])?;
             second.namespace("time", Some(format!("/proc/{}/ns/time", c.pid()?).as_ref()));
             second.run()?.ok()?.prints(expected)?;
+        } else {
+            // A new one that belongs to a user namespace which exists.
+            let mut second = host.container(&["sh", "-c", OFFSETS])?;
+            second.namespace("user", Some(format!("/proc/{}/ns/user", c.pid()?).as_ref()));
+            second.namespace("time", None);
+            second.config["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 5}});
+            second.run()?.ok()?.prints("monotonic 5 0 boottime 0 0")?;
         }
     }
     Ok(())

@@ -129,3 +129,36 @@ fn a_module_with_the_users_own_cache() -> Result<()> {
     assert!(fs::read_dir(host.path().join("cache"))?.count() > 0, "the user's own cache is used");
     host.is_clean()
 }
+
+/// The runtime has no rights over what its container is made of, so init does it itself.
+#[test]
+fn volumes_devices_and_clocks_of_an_ordinary_user() -> Result<()> {
+    let host = Host::new()?;
+    set_up(&host)?;
+    let volume = host.path().join("volume");
+    fs::create_dir(&volume)?;
+    fs::write(volume.join("f"), "mine")?;
+    edit(&host, |config| {
+        let script = "cat /v/f; head -c0 /dev/random && echo ' device'; awk '{ print $2 }' /proc/self/timens_offsets | head -n1";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["linux"]["devices"] = json!([{"path": "/dev/random", "type": "c", "major": 1, "minor": 8}]);
+        config["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 77}});
+        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+            namespaces.push(json!({"type": "time"}));
+        }
+        if let Some(mounts) = config["mounts"].as_array_mut() {
+            mounts.push(json!({"destination": "/v", "source": volume, "options": ["bind", "ro"]}));
+        }
+    })?;
+    run(&host, "own")?.ok()?.prints("mine device\n77")?;
+
+    edit(&host, |config| {
+        if let Some(mount) = config["mounts"].as_array_mut().and_then(|mounts| mounts.last_mut()) {
+            mount["options"] = json!(["bind", "idmap"]);
+        }
+    })?;
+    run(&host, "idmap")?
+        .exits(1)?
+        .fails_with("/v: id-mapped mounts are not supported for rootless containers")?;
+    Ok(())
+}

@@ -159,10 +159,14 @@ impl Namespaces {
         }
         if self.makes(LinuxNamespaceType::User) {
             unshare(LinuxNamespaceType::User)?;
-            // Our files in /proc would be the host root's otherwise (proc(5)), and not for an ordinary user's
-            // runtime to write to.
+        }
+        if self.change_user() {
+            // Our files in /proc would be the host root's otherwise (proc(5)), and neither for us to write to nor
+            // for an ordinary user's runtime.
             rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
                 .map_err(|e| Error::step("become dumpable", e))?;
+        }
+        if self.makes(LinuxNamespaceType::User) {
             parent.send(&Message::MapIds)?;
             parent.await_continue()?;
         }

@@ -6,7 +6,6 @@
 //! a source may lie on an earlier mount of the same container.
 
 use std::fmt;
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -149,7 +148,13 @@ fn on_host(mappings: &[LinuxIdMapping], id: u32) -> u32 {
 fn visit<T>(pid: i32, work: impl FnOnce() -> T) -> Result<T, Errno> {
     let open = |path: &str| openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let (root, cwd) = (open("/")?, open(".")?);
-    let namespace = |path: &str| File::open(path).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO));
+    let namespace = |path: &str| {
+        openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+            // An ordinary user's container is root of its namespace, whose files in /proc he may not open.
+            Errno::ACCESS => Errno::PERM,
+            errno => errno,
+        })
+    };
     let (ours, theirs) = (namespace("/proc/self/ns/mnt")?, namespace(&format!("/proc/{pid}/ns/mnt"))?);
     let enter = |file: BorrowedFd| move_into_link_name_space(file, Some(LinkNameSpaceType::Mount));
     enter(theirs.as_fd())?;

@@ -48,8 +48,9 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
     mount_change("/", wanted)
         .map_err(|errno| Error::SetPropagation { path: "/".into(), reason: errno.into() })?;
     let shared = wanted.contains(MountPropagationFlags::SHARED);
-    if shared {
-        // pivot_root(2) demands it, and the next mount would otherwise appear on the host.
+    if shared || wanted.contains(MountPropagationFlags::UNBINDABLE) {
+        // pivot_root(2) demands it, and the next mount would otherwise appear on the host; nor could the root be
+        // cloned.
         parent_private(ctx.rootfs)?;
     }
 
