@@ -3,16 +3,17 @@
 //! Flags are runc's, with crun's where engines pass them. A usage error ends with 1 and an unknown verb with
 //! 3, as with runc; a failed `exec` with 255; every other failure with 1.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::cgroup;
 use crate::commands::{
-    completion, create, delete, events, exec, features, kill, list, mounts, pause, ps, resume, run, spec,
-    start, state, update, wasm,
+    checkpoint, completion, create, delete, events, exec, features, kill, list, mounts, pause, ps, restore,
+    resume, run, spec, start, state, update, wasm,
 };
 use crate::error::Error;
 use crate::{log, rootless};
@@ -25,6 +26,7 @@ const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.
     name = "coracle",
     // What runc prints, for those who take it apart.
     version = VERSION,
+    disable_version_flag = true,
     about = "An OCI runtime for native programs and WebAssembly modules",
     disable_help_subcommand = true
 )]
@@ -40,15 +42,24 @@ struct GlobalFlags {
     /// Directory that holds the state of containers [default: /run/coracle, or $XDG_RUNTIME_DIR/coracle]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// File that receives errors instead of standard error
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    /// What receives errors instead of standard error: [file:]PATH, journald:NAME or syslog:NAME
+    #[arg(long, value_name = "DESTINATION")]
+    log: Option<OsString>,
     /// Form of what is logged
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
-    /// Log what the runtime does, step by step
+    /// How much is logged
+    #[arg(long, value_name = "LEVEL", default_value = "error", value_parser = ["error", "warning", "debug"])]
+    log_level: String,
+    /// Log what the runtime does, step by step: --log-level debug
     #[arg(long)]
     debug: bool,
+    /// For old callers of runc: criu is found by $PATH
+    #[arg(long, value_name = "FILE", hide = true)]
+    criu: Option<PathBuf>,
+    /// Print version
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
     /// Put containers into systemd scopes; cgroupsPath is then "slice:prefix:name"
     #[arg(long)]
     systemd_cgroup: bool,
@@ -90,6 +101,10 @@ enum Command {
     Events(events::Args),
     /// Add mounts to a running container, or remove them
     Mounts(mounts::Args),
+    /// Save a running container to files
+    Checkpoint(checkpoint::Args),
+    /// Run a container on from where a checkpoint left it
+    Restore(restore::Args),
     /// Write a config.json to start from
     Spec(spec::Args),
     /// Print what this runtime supports, as JSON
@@ -130,8 +145,14 @@ impl GlobalFlags {
         };
         let root = match self.root {
             // Later steps change directory, so a relative path is bound to where we are now.
-            Some(root) => std::path::absolute(&root)
-                .map_err(|e| Error::new(format_args!("--root {}: {e}", root.display())))?,
+            Some(root) => {
+                let absolute = std::path::absolute(&root)
+                    .map_err(|e| Error::new(format_args!("--root {}: {e}", root.display())))?;
+                if absolute == Path::new("/") {
+                    return Err(Error::new("Option --root argument should not be set to /"));
+                }
+                absolute
+            }
             None => rootless::default_root(confined),
         };
         Ok(Global { root, debug: self.debug, cgroup_manager, rootless })
@@ -149,9 +170,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if let Err(error) = log::init(cli.flags.log.as_deref(), cli.flags.log_format == "json", cli.flags.debug) {
+    let level = if cli.flags.debug { "debug" } else { &cli.flags.log_level };
+    if let Err(error) = log::init(cli.flags.log.as_deref(), cli.flags.log_format == "json", level) {
         log::fatal(&Error::new(error));
         return ExitCode::FAILURE;
+    }
+    if cli.flags.criu.is_some() {
+        eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }
     let failure = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
     let outcome = cli.flags.resolve().and_then(|global| dispatch(&cli.command, &global));
@@ -180,6 +205,8 @@ fn dispatch(command: &Command, global: &Global) -> Result<u8, Error> {
         Command::Update(args) => update::run(args, global),
         Command::Events(args) => events::run(args, global),
         Command::Mounts(args) => mounts::run(args, global),
+        Command::Checkpoint(args) => checkpoint::run(args, global),
+        Command::Restore(args) => restore::run(args, global),
         Command::Spec(args) => spec::run(args, global),
         Command::Features(args) => features::run(args, global),
         Command::Wasm(args) => wasm::run(args, global),
@@ -200,6 +227,14 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::FAILURE
         }
         kind => {
+            if let (ErrorKind::InvalidSubcommand, Some(name)) =
+                (kind, error.get(ContextKind::InvalidSubcommand))
+            {
+                eprintln!(
+                    "coracle: No help topic for '{name}': there is no such command (see 'coracle --help')"
+                );
+                return ExitCode::from(3);
+            }
             let text = error.to_string();
             // A missing argument is named on the lines after the first, each by itself.
             let words: Vec<&str> = text
@@ -208,7 +243,7 @@ fn usage(error: &clap::Error) -> ExitCode {
                 .flat_map(str::split_whitespace)
                 .collect();
             eprintln!("coracle: {} (see 'coracle --help')", words.join(" ").trim_start_matches("error: "));
-            ExitCode::from(if kind == ErrorKind::InvalidSubcommand { 3 } else { 1 })
+            ExitCode::FAILURE
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod console;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod file;
 pub mod foreground;

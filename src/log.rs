@@ -1,29 +1,85 @@
-//! `--log`, `--log-format` and `--debug`.
+//! `--log`, `--log-format`, `--log-level` and `--debug`.
 //!
 //! Podman reads the log file of a failed command as exactly one JSON object, so at the default level nothing
-//! is ever written to it but the error that ends the program: [`fatal`] is called once, and only `--debug`
+//! is ever written to it but the error that ends the program: [`fatal`] is called once, and only a higher level
 //! turns `tracing`'s events into more lines.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::Os;
 
 /// Where messages go and how they are written.
 struct Log {
-    /// Standard error, when there is none.
-    file: Option<File>,
+    destination: Destination,
     json: bool,
+}
+
+/// What `--log` names.
+enum Destination {
+    Stderr,
+    File(File),
+    /// A daemon, and the name that messages go by.
+    Daemon(Daemon, UnixDatagram, String),
+}
+
+#[derive(Clone, Copy)]
+enum Daemon {
+    /// By the native protocol: systemd.io/JOURNAL_NATIVE_PROTOCOL.
+    Journal,
+    /// As the C library's syslog(3) does it.
+    Syslog,
+}
+
+impl Destination {
+    fn open(name: Option<&OsStr>) -> Result<Self, Error> {
+        let Some(name) = name else { return Ok(Self::Stderr) };
+        let text = name.to_string_lossy();
+        let error = |reason: io::Error| Error { path: text.clone().into_owned(), reason: reason.into() };
+        let daemon = |daemon, socket: &str, ident: &str| {
+            let connected = UnixDatagram::unbound().and_then(|s| s.connect(socket).map(|()| s));
+            Ok(Self::Daemon(daemon, connected.map_err(error)?, ident.to_owned()))
+        };
+        if let Some(ident) = text.strip_prefix("journald:") {
+            return daemon(Daemon::Journal, "/run/systemd/journal/socket", ident);
+        }
+        if let Some(ident) = text.strip_prefix("syslog:") {
+            return daemon(Daemon::Syslog, "/dev/log", ident);
+        }
+        let path = name.as_bytes().strip_prefix(b"file:").map_or(name, OsStr::from_bytes);
+        let file = OpenOptions::new().create(true).append(true).mode(0o644).open(path);
+        file.map(Self::File).map_err(error)
+    }
+}
+
+impl Daemon {
+    /// One message, as the daemon takes it. The priority is that of syslog(3).
+    fn message(self, ident: &str, priority: u8, line: &str) -> Vec<u8> {
+        match self {
+            // Facility LOG_USER.
+            Self::Syslog => format!("<{}>{ident}[{}]: {line}", 8 + priority, std::process::id()).into_bytes(),
+            Self::Journal => {
+                let mut message =
+                    format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={ident}\nMESSAGE\n").into_bytes();
+                message.extend((line.len() as u64).to_le_bytes());
+                message.extend(line.as_bytes());
+                message.push(b'\n');
+                message
+            }
+        }
+    }
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -37,20 +93,23 @@ pub struct Error {
     reason: Os,
 }
 
-/// Opens the log. Call it once, before anything else can fail.
+/// Opens the log. Call it once, before anything else can fail. Below level "error" nothing but [`fatal`] writes.
 ///
 /// # Errors
 /// The log file cannot be opened; messages go to standard error then.
-pub fn init(path: Option<&Path>, json: bool, debug: bool) -> Result<(), Error> {
-    let open = |path: &Path| {
-        let file = OpenOptions::new().create(true).append(true).mode(0o644).open(path);
-        file.map_err(|e| Error { path: path.display().to_string(), reason: e.into() })
+pub fn init(destination: Option<&OsStr>, json: bool, level: &str) -> Result<(), Error> {
+    let log = Log { destination: Destination::open(destination)?, json };
+    let more = match level {
+        "debug" => Some(Level::DEBUG),
+        "warning" => Some(Level::WARN),
+        _ => None,
     };
-    let log = Log { file: path.map(open).transpose()?, json };
-    if LOG.set(log).is_ok() && debug {
+    if LOG.set(log).is_ok()
+        && let Some(level) = more
+    {
         tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_writer(|| Writer)
+            .with_max_level(level)
+            .with_writer(Writers)
             .event_format(Lines { json })
             .init();
     }
@@ -64,8 +123,8 @@ pub fn fatal(error: &crate::Error) {
     let log = LOG.get();
     let line = line(log.is_some_and(|l| l.json), "error", &message);
     // Nothing can be done about a log that cannot be written: the exit code still tells.
-    let _ = Writer.write_all(line.as_bytes());
-    if log.is_some_and(|l| l.file.is_some()) {
+    let _ = Writer { priority: 3 }.write_all(line.as_bytes());
+    if log.is_some_and(|l| !matches!(l.destination, Destination::Stderr)) {
         let _ = writeln!(io::stderr(), "{message}");
     }
 }
@@ -83,13 +142,41 @@ fn line(json: bool, level: &str, message: &str) -> String {
 }
 
 /// The log as a stream. One call of `write` is one write(2), so that lines of several processes do not mix.
-struct Writer;
+struct Writer {
+    /// That of syslog(3), for daemons that filter by it.
+    priority: u8,
+}
+
+/// A [`Writer`] for each of `tracing`'s events.
+struct Writers;
+
+impl<'a> MakeWriter<'a> for Writers {
+    type Writer = Writer;
+
+    fn make_writer(&'a self) -> Writer {
+        Writer { priority: 7 }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Writer {
+        let priority = match *event.level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        Writer { priority }
+    }
+}
 
 impl Write for Writer {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match LOG.get().and_then(|log| log.file.as_ref()) {
-            Some(mut file) => file.write(buffer),
-            None => io::stderr().write(buffer),
+        match LOG.get().map(|log| &log.destination) {
+            Some(Destination::File(file)) => (&*file).write(buffer),
+            Some(Destination::Daemon(daemon, socket, ident)) => {
+                let line = String::from_utf8_lossy(buffer);
+                socket.send(&daemon.message(ident, self.priority, line.trim_end())).map(|_| buffer.len())
+            }
+            Some(Destination::Stderr) | None => io::stderr().write(buffer),
         }
     }
 
@@ -116,7 +203,11 @@ where
     ) -> fmt::Result {
         let mut text = Text(String::new());
         event.record(&mut text);
-        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        let level = match *event.metadata().level() {
+            // logrus's word.
+            Level::WARN => "warning".to_owned(),
+            level => level.as_str().to_ascii_lowercase(),
+        };
         writer.write_str(&line(self.json, &level, &text.0))
     }
 }
@@ -147,6 +238,15 @@ mod tests {
         assert_eq!(value["msg"], "exec \"x\": no\nsuch");
         let time = value["time"].as_str().unwrap();
         assert!(time.len() >= 20 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
+    }
+
+    #[test]
+    fn daemons_get_priority_and_name() {
+        let message = |daemon: Daemon| String::from_utf8_lossy(&daemon.message("me", 3, "a\nb")).into_owned();
+        let expected = format!("<11>me[{}]: a\nb", std::process::id());
+        assert_eq!(message(Daemon::Syslog), expected);
+        let journal = message(Daemon::Journal);
+        assert_eq!(journal, "PRIORITY=3\nSYSLOG_IDENTIFIER=me\nMESSAGE\n\u{3}\0\0\0\0\0\0\0a\nb\n");
     }
 
     #[test]

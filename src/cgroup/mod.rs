@@ -348,6 +348,12 @@ impl Cgroup {
         freezer::is_frozen(&self.hierarchies)
     }
 
+    /// The directory whose freezer stops every process of the container.
+    pub fn freezer(&self) -> Option<&Path> {
+        resources::v1_directory(&self.hierarchies, "freezer")
+            .or_else(|| resources::v2_directory(&self.hierarchies))
+    }
+
     /// Every process of the container, in our own pid namespace, those in nested cgroups included.
     ///
     /// # Errors

@@ -10,22 +10,34 @@ pub struct Args {
     /// Kill the container if it still runs; an unknown id is no error
     #[arg(short, long)]
     force: bool,
+    /// Take the id for a regular expression, and delete every container it matches
+    #[arg(short, long)]
+    regex: bool,
     /// Id of the container
     id: String,
 }
 
-/// Deletes a container.
+/// Deletes a container, or all that match.
 ///
 /// # Errors
-/// A container that is not stopped; an unknown id. With `--force`, neither.
+/// A container that is not stopped; an unknown id. With `--force`, neither. One failure does not keep the others from
+/// being deleted.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    match Container::load(&global.root, &args.id) {
-        Ok(container) => container.delete(args.force)?,
+    if !args.regex {
+        delete(&args.id, args.force, global)?;
+        return Ok(0);
+    }
+    super::each(container::matching(&global.root, &args.id)?, |id| delete(id, args.force, global))
+}
+
+fn delete(id: &str, force: bool, global: &Global) -> Result<(), Error> {
+    match Container::load(&global.root, id) {
+        Ok(container) => container.delete(force)?,
         // What a killed `create` or a foreign hand left can only be recognised by its place.
-        Err(container::Error::NotFound | container::Error::Damaged { .. }) if args.force => {
-            container::remove_leftovers(&global.root, &args.id)?;
+        Err(container::Error::NotFound | container::Error::Damaged { .. }) if force => {
+            container::remove_leftovers(&global.root, id)?;
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(0)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::cli::Global;
-use crate::container::Container;
+use crate::container::{self, Container};
 
 /// Arguments of `kill`.
 #[derive(Debug, clap::Args)]
@@ -10,6 +10,9 @@ pub struct Args {
     /// Send it to every process of the container
     #[arg(short, long)]
     all: bool,
+    /// Take the id for a regular expression, and signal every container it matches
+    #[arg(short, long)]
+    regex: bool,
     /// Id of the container
     id: String,
     /// Name or number
@@ -22,10 +25,13 @@ pub struct Args {
 /// # Errors
 /// A signal that does not exist, a container that does not run.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    let container = Container::load(&global.root, &args.id)?;
     let signal = parse_signal(&args.signal)
         .ok_or_else(|| Error::new(format_args!("unknown signal {:?}", args.signal)))?;
-    container.kill(signal, args.all)?;
+    let kill = |id: &str| Ok(Container::load(&global.root, id)?.kill(signal, args.all)?);
+    if args.regex {
+        return super::each(container::matching(&global.root, &args.id)?, kill);
+    }
+    kill(&args.id)?;
     Ok(0)
 }
 

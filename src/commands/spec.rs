@@ -22,6 +22,9 @@ pub struct Args {
     /// Directory that config.json is written to
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+    /// Name of the file, in that directory
+    #[arg(long, short, value_name = "FILE", default_value = FILE)]
+    file: PathBuf,
     /// Write a configuration that an ordinary user can run
     #[arg(long)]
     rootless: bool,
@@ -32,7 +35,7 @@ pub struct Args {
 /// # Errors
 /// The file exists or cannot be written.
 pub fn run(args: &Args, _global: &Global) -> Result<u8, Error> {
-    let path = args.bundle.join(FILE);
+    let path = args.bundle.join(&args.file);
     let mut text =
         if args.rootless { rootless(geteuid().as_raw(), getegid().as_raw()) } else { TEMPLATE.to_owned() };
     if cgroup::is_unified() {
@@ -52,7 +55,8 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |error: io::Error| Error::new(format_args!("{}: {}", path.display(), Os(error)));
     match File::create_new(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Error::new(format_args!("File {FILE} exists. Remove it first")))
+            let name = path.file_name().unwrap_or_default().display();
+            Err(Error::new(format_args!("File {name} exists. Remove it first")))
         }
         result => result.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed),
     }

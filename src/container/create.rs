@@ -71,13 +71,13 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
 }
 
-/// What is undone when `create` does not get to its end.
+/// What is undone when `create` or `restore` does not get to its end.
 #[derive(Debug, Default)]
-struct Undo {
-    directory: Option<PathBuf>,
-    cgroup: Option<Cgroup>,
-    pid: Option<i32>,
-    pid_file: Option<PathBuf>,
+pub(super) struct Undo {
+    pub(super) directory: Option<PathBuf>,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) pid: Option<i32>,
+    pub(super) pid_file: Option<PathBuf>,
 }
 
 impl Drop for Undo {
@@ -100,7 +100,7 @@ impl Drop for Undo {
 }
 
 impl Undo {
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         std::mem::take(&mut self.directory);
         std::mem::take(&mut self.cgroup);
         std::mem::take(&mut self.pid);
@@ -137,20 +137,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     fs::copy(&config_path, &copy).map_err(|e| io_error(&copy, e))?;
     let cgroup = make_cgroup(&spec, request.id, global)?;
     undo.cgroup.clone_from(&cgroup);
-    let mut container = Container {
-        directory,
-        state: State {
-            oci_version: spec.version().clone(),
-            id: request.id.to_owned(),
-            init: None,
-            rootfs,
-            created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
-            owner: passwd::name(rustix::process::getuid().as_raw()).unwrap_or_default(),
-            annotations: spec.annotations().clone().unwrap_or_default(),
-            bundle,
-            cgroup,
-        },
-    };
+    let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
     container.save()?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
@@ -193,6 +180,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
         }
     };
     undo.pid = Some(pid);
+    tracing::debug!(pid, "container {}: process cloned", request.id);
     drop((theirs, fifo));
     if namespaces.unmapped() {
         map_ids(pid)?;
@@ -212,6 +200,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     while !served.next(&ours, hooks, || set_rlimits(pid, process))? {}
     let terminal = served.terminal;
 
+    tracing::debug!(pid, "container {}: process is set up", request.id);
     container.state.init = Process::find(pid);
     container.save()?;
     if let Some(path) = request.pid_file {
@@ -220,6 +209,33 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     }
     undo.keep();
     Ok(Created { container, pid, pidfd, socket: ours, terminal, spec })
+}
+
+/// What is known of a container before its first process is there.
+pub(super) fn new_state(
+    spec: &Spec,
+    id: &str,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    cgroup: Option<Cgroup>,
+) -> State {
+    State {
+        oci_version: spec.version().clone(),
+        id: id.to_owned(),
+        init: None,
+        bundle,
+        rootfs,
+        created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+        owner: owner(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        cgroup,
+    }
+}
+
+/// As runc's `list` shows it: the name, or the number of a user who has none.
+fn owner() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    passwd::name(uid).unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// The parent's half of the conversation, until the process is ready.
@@ -306,7 +322,8 @@ fn io_error(path: &Path, reason: io::Error) -> Error {
 fn passed_descriptors(preserve_fds: u32) -> Result<(u32, u32), Error> {
     let listen_fds = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let all = preserve_fds.saturating_add(listen_fds);
-    for number in 3..3u32.saturating_add(all) {
+    // Sockets are announced by the environment alone, which may be somebody else's; these were asked for.
+    for number in 3u32.saturating_add(listen_fds)..3u32.saturating_add(all) {
         // SAFETY: reads a flag of a descriptor, or fails because there is none.
         let flags = unsafe { libc::fcntl(number.cast_signed(), libc::F_GETFD) };
         if flags < 0 {
@@ -321,7 +338,7 @@ fn called_name() -> PathBuf {
     std::env::args_os().next().unwrap_or_default().into()
 }
 
-fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
+pub(super) fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
     let root = spec.root().as_ref().ok_or(config::Error::Missing("root"))?;
     let path = bundle.join(root.path());
     let path = fs::canonicalize(&path).map_err(|e| Error::Io {
@@ -348,7 +365,7 @@ pub(super) fn compile_seccomp(
     Ok(Some(coracle_seccomp::Filter::cached(profile, &cache)?))
 }
 
-fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
+pub(super) fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
     let directory = directory_of(&global.root, id)?;
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o700);
@@ -370,7 +387,7 @@ fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
     }
 }
 
-fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
+pub(super) fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
     let cgroup = Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?;
     // Without one, only limits that were asked for are an error.
     Ok((global.cgroup_manager != cgroup::Manager::Disabled).then_some(cgroup))
@@ -459,7 +476,7 @@ pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> 
     Ok(())
 }
 
-fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {
+pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     #[allow(deprecated, reason = "docker still sets up its network in prestart")]
     let prestart = hooks.prestart();

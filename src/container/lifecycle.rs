@@ -70,10 +70,9 @@ impl Container {
     /// [`Error::NotRunning`] when there is nobody to receive it.
     pub fn kill(&self, signal: i32, all: bool) -> Result<(), Error> {
         let status = self.status()?;
-        if all {
-            // Processes may outlive an init that is not pid 1 of a namespace of its own.
-            let cgroup = self.cgroup()?;
-            cgroup.kill_all(signal)?;
+        // Nothing ends the others with an init that is not pid 1 of a namespace of its own, and they may outlive it.
+        if all || (signal == libc::SIGKILL && self.state.cgroup.is_some() && !self.has_own_pids()) {
+            self.cgroup()?.kill_all(signal)?;
             return Ok(());
         }
         if matches!(status, Status::Stopped | Status::Creating) {
@@ -106,6 +105,10 @@ impl Container {
             Err(error) => return Err(error),
         }
         self.remove()
+    }
+
+    fn has_own_pids(&self) -> bool {
+        self.spec().as_ref().is_ok_and(makes_pid_namespace)
     }
 
     fn kill_and_wait(&self) -> Result<(), Error> {
@@ -147,8 +150,7 @@ impl Container {
     pub(crate) fn remove(self) -> Result<(), Error> {
         let spec = self.spec();
         if let Some(cgroup) = &self.state.cgroup {
-            let own_pids = spec.as_ref().is_ok_and(|s| config::has_namespace(s, LinuxNamespaceType::Pid));
-            if !own_pids {
+            if !spec.as_ref().is_ok_and(makes_pid_namespace) {
                 // Nothing ends these with their init.
                 cgroup.kill_all(libc::SIGKILL)?;
             }
@@ -165,6 +167,11 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// Whether the end of the container's init is the end of all its processes (pid_namespaces(7)).
+fn makes_pid_namespace(spec: &Spec) -> bool {
+    config::namespace(spec, LinuxNamespaceType::Pid).is_some_and(|n| config::joined_path(n).is_none())
 }
 
 /// Removes the directory of a container whose state cannot be read, when `delete --force` asks for it.

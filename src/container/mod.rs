@@ -4,10 +4,12 @@
 //! it was when the container was created), and, between `create` and `start`, `exec.fifo`. Whoever removes
 //! the fifo is the one who starts the container.
 
+mod checkpoint;
 mod create;
 mod exec;
 mod lifecycle;
 mod process;
+mod restore;
 mod status;
 
 use std::collections::HashMap;
@@ -22,10 +24,12 @@ use crate::cgroup::Cgroup;
 use crate::error::Os;
 use crate::file;
 
+pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
 pub use exec::{Exec, Executed, exec};
 pub use lifecycle::remove_leftovers;
 pub use process::Process;
+pub use restore::{Restore, Restored, restore};
 pub use status::Status;
 
 /// The file in a container's directory that says what it is.
@@ -39,8 +43,14 @@ const EXEC_FIFO: &str = "exec.fifo";
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant says itself what happened")]
 pub enum Error {
-    #[error("invalid container ID format: {0:?} (letters, digits and _+-. only, at most 1024)")]
+    #[error("invalid container ID format: {0:?}: it is empty, . or .., or longer than 1024 characters")]
     InvalidId(String),
+    #[error(
+        "invalid container ID format: invalid character `{character}` in the ID {id:?} (letters, digits and _+-. only)"
+    )]
+    InvalidCharacter { id: String, character: char },
+    #[error("invalid regular expression {pattern:?}: {reason}")]
+    Pattern { pattern: String, reason: String },
     #[error("container does not exist")]
     NotFound,
     #[error("container with given ID already exists")]
@@ -69,6 +79,10 @@ pub enum Error {
     NoCgroup,
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
+    #[error("{0}")]
+    Checkpoint(String),
+    #[error(transparent)]
+    Criu(#[from] crate::criu::Error),
     #[error(transparent)]
     Hook(#[from] crate::hooks::Error),
     #[error(transparent)]
@@ -130,7 +144,7 @@ impl Container {
     /// Loads a container's state.
     ///
     /// # Errors
-    /// [`Error::InvalidId`], [`Error::NotFound`], or [`Error::Damaged`] for a state file that is not ours.
+    /// An invalid id, [`Error::NotFound`], or [`Error::Damaged`] for a state file that is not ours.
     pub fn load(root: &Path, id: &str) -> Result<Self, Error> {
         let directory = directory_of(root, id)?;
         let path = directory.join(STATE_FILE);
@@ -199,13 +213,30 @@ impl Container {
 /// The directory of a container, whether it exists or not.
 ///
 /// # Errors
-/// [`Error::InvalidId`]: the id becomes part of paths, so it may hold no separator and not be `.` or `..`.
+/// [`Error::InvalidId`], [`Error::InvalidCharacter`]: the id becomes part of paths, so it may hold no separator and not be `.` or `..`.
 pub fn directory_of(root: &Path, id: &str) -> Result<PathBuf, Error> {
-    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
-    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(ok) {
+    let bad = |c: &char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '+' | '-' | '.');
+    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." {
         return Err(Error::InvalidId(id.to_owned()));
     }
+    if let Some(character) = id.chars().find(bad) {
+        return Err(Error::InvalidCharacter { id: id.to_owned(), character });
+    }
     Ok(root.join(id))
+}
+
+/// The ids that a regular expression matches anywhere in, sorted.
+///
+/// # Errors
+/// [`Error::Pattern`], and those of [`ids`].
+pub fn matching(root: &Path, pattern: &str) -> Result<Vec<String>, Error> {
+    let wanted = regex::Regex::new(pattern).map_err(|e| {
+        let reason = e.to_string();
+        // The last line says what is wrong; those before draw it.
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::Pattern { pattern: pattern.to_owned(), reason }
+    })?;
+    Ok(ids(root)?.into_iter().filter(|id| wanted.is_match(id)).collect())
 }
 
 /// The ids of all containers below `root`, sorted.
@@ -238,7 +269,8 @@ mod tests {
     fn ids_that_would_leave_the_root_are_refused() {
         let root = Path::new("/run/coracle");
         for id in ["", ".", "..", "a/b", "../x", "a b", "é", &"a".repeat(1025)] {
-            assert!(matches!(directory_of(root, id), Err(Error::InvalidId(_))), "{id:?}");
+            let message = directory_of(root, id).expect_err(id).to_string();
+            assert!(message.starts_with("invalid container ID format"), "{message}");
         }
         for id in ["a", "A_b+c-d.e", ".hidden", "..."] {
             assert!(directory_of(root, id).is_ok(), "{id:?}");

@@ -200,6 +200,8 @@ pub fn container(
     scene::make_cwd(program.process.cwd())?;
     if let Some(terminal) = &program.terminal {
         scene::open_terminal(program.process, terminal, true, &socket)?;
+    } else {
+        scene::reopen_null()?;
     }
     rootfs::finish(&context)?;
     process::become_program(program, Some(container), socket)

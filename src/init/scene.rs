@@ -1,7 +1,7 @@
 //! The surroundings of a container's process that are neither its root file system nor its identity.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
@@ -121,6 +121,41 @@ pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
         Err(_) if cwd.exists() => Ok(()),
         Err(e) => Err(Error::Cwd { cwd: cwd.to_owned(), reason: e.into() }),
     }
+}
+
+/// Standard streams on the host's /dev/null go to the container's: an open file of the host's would be a way out, and
+/// CRIU could not find it again. An image without one keeps what it has.
+///
+/// # Errors
+/// [`Error::Step`].
+pub fn reopen_null() -> Result<(), Error> {
+    use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    let is_null = |fd: BorrowedFd<'_>| {
+        fstat(fd).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                && stat.st_rdev == makedev(1, 3)
+        })
+    };
+    let on_null = [stdin(), stdout(), stderr()].map(is_null);
+    if on_null == [false; 3] {
+        return Ok(());
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(null) = open(c"/dev/null", flags, Mode::empty()) else { return Ok(()) };
+    if !is_null(null.as_fd()) {
+        return Ok(());
+    }
+    for (number, found) in on_null.into_iter().enumerate() {
+        let replaced = match (found, number) {
+            (false, _) => Ok(()),
+            (true, 0) => dup2_stdin(&null),
+            (true, 1) => dup2_stdout(&null),
+            (true, _) => dup2_stderr(&null),
+        };
+        replaced.map_err(|e| Error::step("reopen /dev/null", e))?;
+    }
+    Ok(())
 }
 
 /// A terminal of the container's own devpts as standard input, output and error; the master goes out.

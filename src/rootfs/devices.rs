@@ -4,7 +4,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 use rustix::fs::{
     Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, makedev, mknodat, symlinkat,
     unlinkat,
@@ -99,6 +99,19 @@ pub(super) fn create(ctx: &Context, root: &Root) -> Result<(), Error> {
         node.create(&dev, name.as_ref(), &path, &mut bound)?;
     }
     links(&dev)
+}
+
+/// Where [`create`] makes devices.
+pub(super) fn paths(spec: &Spec) -> Vec<PathBuf> {
+    let asked = spec.linux().iter().flat_map(|linux| linux.devices().iter().flatten());
+    let mut paths: Vec<PathBuf> = asked.map(|device| clean(device.path())).collect();
+    for (name, ..) in DEFAULT {
+        let path = PathBuf::from("/dev").join(name);
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
 }
 
 /// A device file to be made.

@@ -16,6 +16,7 @@ mod cgroup;
 mod copyup;
 mod devices;
 mod error;
+mod external;
 mod idmap;
 pub mod live;
 mod masks;
@@ -44,6 +45,7 @@ use rustix::io::Errno;
 use rustix::process::umask;
 
 pub use error::Error;
+pub use external::{Bound, bound, device_paths, make_mount_points};
 pub use options::MOUNT_OPTIONS;
 pub use outside::{Outside, Request, Server};
 

@@ -40,6 +40,15 @@ const LIBEXEC: &str = match option_env!("CORACLE_LIBEXEC") {
 /// No module is larger; it is held in memory while it is compiled.
 const LARGEST_MODULE: u64 = 1 << 30;
 
+/// Whether a process runs a module: its program is our handler then, in whatever mount.
+pub fn is_handler(pid: i32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: PathBuf| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    let runs = identity(PathBuf::from(format!("/proc/{pid}/exe")));
+    let handler = find_program(HANDLER).ok().and_then(identity);
+    runs.is_some() && runs == handler
+}
+
 /// Why a module cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
