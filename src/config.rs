@@ -3,6 +3,8 @@
 //! Properties that the specification does not know are ignored, as it demands (spec.md, "Extensibility"); those that
 //! it knows and we do not do yet are refused by name, so that no container runs with less than it asked for.
 
+mod lenient;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 
 use crate::error::Os;
+use crate::init::{personality, scheduling};
+use crate::labels;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +32,8 @@ pub enum Error {
     Unsupported(&'static str),
 }
 
-fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'static str) -> Error {
+/// A value that cannot be used.
+pub fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'static str) -> Error {
     Error::Wrong { field, value: value.to_string(), problem }
 }
 
@@ -45,9 +50,7 @@ pub fn read(path: &Path) -> Result<Spec, Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_process(path: &Path) -> Result<Process, Error> {
-    let process = read_json(path)?;
-    check_process(&process)?;
-    Ok(process)
+    read_json(path)
 }
 
 /// Reads a list of mounts, config.md's "mounts" as a file of its own.
@@ -60,12 +63,18 @@ pub fn read_mounts(path: &Path) -> Result<Vec<Mount>, Error> {
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let bytes = fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
-    let mut json = serde_json::Deserializer::from_slice(&bytes);
-    serde_path_to_error::deserialize(&mut json).map_err(|e| Error::Parse {
+    let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes)) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    let failed = |error: serde_path_to_error::Error<serde_json::Error>| Error::Parse {
         path: path.to_owned(),
-        field: e.path().to_string(),
-        reason: e.into_inner(),
-    })
+        field: error.path().to_string(),
+        reason: error.into_inner(),
+    };
+    let Ok(mut value) = serde_json::from_slice(&bytes) else { return Err(failed(error)) };
+    lenient::rewrite(&mut value);
+    serde_path_to_error::deserialize(value).map_err(failed)
 }
 
 /// Whether a namespace of this kind is asked for, new or joined.
@@ -108,6 +117,7 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     if let Some(linux) = spec.linux() {
         check_linux(linux)?;
     }
+    check_hooks(spec)?;
     check_hostname(spec)?;
     check_user_namespace(spec)?;
     check_sysctl(spec)
@@ -120,7 +130,11 @@ fn refuse(list: &[(bool, &'static str)]) -> Result<(), Error> {
     }
 }
 
-fn check_process(process: &Process) -> Result<(), Error> {
+/// Checks a process.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_process(process: &Process) -> Result<(), Error> {
     let args = process.args().as_deref().unwrap_or_default();
     if args.is_empty() {
         return Err(Error::Missing("process.args"));
@@ -149,11 +163,9 @@ fn check_process(process: &Process) -> Result<(), Error> {
             return Err(wrong("process.rlimits", limit.typ(), "has a soft limit above its hard limit"));
         }
     }
-    refuse(&[
-        (process.scheduler().is_some(), "process.scheduler"),
-        (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
-        (process.command_line().is_some(), "process.commandLine"),
-    ])
+    scheduling::check(process)?;
+    labels::check(process)?;
+    refuse(&[(process.command_line().is_some(), "process.commandLine")])
 }
 
 fn check_linux(linux: &Linux) -> Result<(), Error> {
@@ -176,11 +188,9 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
         return Err(wrong("linux.mountLabel", label, "SELinux is disabled on this host"));
     }
     check_time(linux)?;
-    refuse(&[
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
-        (linux.personality().as_ref().is_some_and(|p| p.flags().is_some()), "linux.personality.flags"),
-    ])
+    linux.personality().as_ref().map_or(Ok(()), personality::check)?;
+    linux.memory_policy().as_ref().map_or(Ok(()), scheduling::check_memory_policy)?;
+    refuse(&[(linux.intel_rdt().is_some(), "linux.intelRdt")])
 }
 
 fn check_time(linux: &Linux) -> Result<(), Error> {
@@ -202,6 +212,27 @@ fn check_time(linux: &Linux) -> Result<(), Error> {
         };
         if let Some(problem) = problem {
             return Err(wrong(field, clock, problem));
+        }
+    }
+    Ok(())
+}
+
+fn check_hooks(spec: &Spec) -> Result<(), Error> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated, reason = "docker still sets up its network in prestart")]
+    let all = [
+        ("hooks.prestart", hooks.prestart()),
+        ("hooks.createRuntime", hooks.create_runtime()),
+        ("hooks.createContainer", hooks.create_container()),
+        ("hooks.startContainer", hooks.start_container()),
+        ("hooks.poststart", hooks.poststart()),
+        ("hooks.poststop", hooks.poststop()),
+    ];
+    for (field, list) in all {
+        for hook in list.iter().flatten() {
+            if let Some(timeout) = hook.timeout().filter(|timeout| *timeout <= 0) {
+                return Err(wrong(field, format_args!("timeout {timeout}"), "is not greater than zero"));
+            }
         }
     }
     Ok(())
@@ -263,6 +294,8 @@ fn check_sysctl(spec: &Spec) -> Result<(), Error> {
         } else if name.starts_with("net.") {
             (!has_namespace(spec, LinuxNamespaceType::Network))
                 .then_some("is not in a separate network namespace")
+        } else if name == "kernel.domainname" && spec.domainname().as_ref().is_some_and(|n| !n.is_empty()) {
+            Some("conflicts with the field domainname")
         } else if name == "kernel.domainname" {
             (!has_namespace(spec, LinuxNamespaceType::Uts)).then_some("is not in a separate UTS namespace")
         } else if name == "kernel.hostname" {
@@ -333,10 +366,7 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused_by_name() {
-        let cases: [Case; 2] = [
-            ("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"})),
-            ("process.scheduler", |v| v["process"]["scheduler"] = json!({"policy": "SCHED_BATCH"})),
-        ];
+        let cases: [Case; 1] = [("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"}))];
         for (field, change) in cases {
             let error = verdict(change).expect_err(field);
             assert_eq!(error, format!("config.json: {field} is not supported yet"));

@@ -78,6 +78,7 @@ from_module_errors!(
     crate::foreground::Error,
     crate::init::Error,
     crate::log::Error,
+    crate::notify::Error,
     crate::program::Error,
 );
 

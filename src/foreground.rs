@@ -18,7 +18,7 @@ use crate::error::Os;
 use signals::Signals;
 use terminal::Terminal;
 
-pub use signals::{SavedMask, block_signals};
+pub use signals::{SavedMask, block_signals, die_of_signals, restore_signals};
 
 /// What can go wrong while waiting.
 #[derive(Debug, thiserror::Error)]

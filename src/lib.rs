@@ -3,6 +3,7 @@
 //! `main.rs` turns arguments into one of the [`commands`]; these act on a [`container`]; what happens inside
 //! the new namespaces is in [`init`], in execution order.
 
+pub mod bits;
 pub mod cgroup;
 pub mod cli;
 pub mod commands;
@@ -19,10 +20,13 @@ pub mod init;
 pub mod labels;
 pub mod log;
 pub mod net_devices;
+pub mod notify;
 pub mod passwd;
 pub mod program;
 pub mod rootfs;
 pub mod rootless;
+pub mod seccomp;
+pub mod unix;
 pub mod userns;
 pub mod wasm;
 

@@ -129,6 +129,12 @@ pub fn fatal(error: &crate::Error) {
     }
 }
 
+/// Reports what does not keep a command from succeeding, and is somebody's concern all the same.
+pub fn warn(warning: &impl fmt::Display) {
+    let line = line(LOG.get().is_some_and(|l| l.json), "warning", &warning.to_string());
+    let _ = Writer { priority: 4 }.write_all(line.as_bytes());
+}
+
 /// One message as logrus writes it, which engines parse: the time must be RFC 3339.
 fn line(json: bool, level: &str, message: &str) -> String {
     let mut time = String::new();

@@ -232,9 +232,7 @@ fn wrong_values_are_named() -> Result<()> {
     type Change = fn(&mut Value);
     let wrong: [(&str, Change); 6] = [
         ("process.user.uid", |c| c["process"]["user"]["uid"] = json!("root")),
-        ("process.capabilities.bounding", |c| {
-            c["process"]["capabilities"]["bounding"] = json!(["CAP_NONSENSE"])
-        }),
+        ("process.capabilities.bounding", |c| c["process"]["capabilities"]["bounding"] = json!([7])),
         ("process.rlimits", |c| {
             c["process"]["rlimits"] = json!([{"type": "RLIMIT_X", "hard": 1, "soft": 1}])
         }),

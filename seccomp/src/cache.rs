@@ -11,26 +11,26 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use crate::{Error, Filter, Instruction, MAX_INSTRUCTIONS, program_from_bytes};
+use crate::{Error, Filter, Instruction, MAX_INSTRUCTIONS, NEW_LISTENER, Unknown, program_from_bytes};
 
 /// Changes with the meaning of the content, beside the version of this crate.
-const FORMAT: &str = "coracle seccomp cache 1";
+const FORMAT: &str = "coracle seccomp cache 2";
 const DIGEST_LENGTH: usize = 32;
 const FLAGS_LENGTH: usize = 4;
 
 impl Filter {
-    /// The compiled profile out of the cache, or compiled and put there. A cache that does not work is no error:
+    /// The compiled profile out of the cache, or compiled, without the calls that are unknown, and put there. A cache that does not work is no error:
     /// the profile is then compiled each time.
     ///
     /// # Errors
     /// Those of [`Filter::compile`].
     pub fn cached(profile: &LinuxSeccomp, cache: &Path) -> Result<Self, Error> {
-        let Some(key) = key(profile) else { return Self::compile(profile) };
+        let Some(key) = key(profile) else { return Self::compile(profile, Unknown::Skip) };
         let name = format!("{}.bpf", key.to_hex());
         if let Ok(filter) = load(&cache.join(&name), &key) {
             return Ok(filter);
         }
-        let filter = Self::compile(profile)?;
+        let filter = Self::compile(profile, Unknown::Skip)?;
         // Nothing depends on it: the next start compiles again.
         let _ = store(cache, &name, &key, &filter);
         Ok(filter)
@@ -74,7 +74,9 @@ fn load(path: &Path, key: &blake3::Hash) -> io::Result<Filter> {
     }
     let (flags, program) = content.split_first_chunk::<FLAGS_LENGTH>().ok_or_else(bad)?;
     let program = program_from_bytes(program).filter(|program| !program.is_empty()).ok_or_else(bad)?;
-    Ok(Filter { program, flags: u32::from_le_bytes(*flags) })
+    let flags = u32::from_le_bytes(*flags);
+    // A filter out of here listens only where its profile notifies.
+    Ok(Filter { program, flags, notifies: flags & NEW_LISTENER != 0 })
 }
 
 fn store(cache: &Path, name: &str, key: &blake3::Hash, filter: &Filter) -> io::Result<()> {
@@ -125,7 +127,7 @@ mod tests {
         fn new() -> Self {
             let profile: LinuxSeccomp = serde_json::from_str(PROFILE).unwrap();
             let dir = tempfile::tempdir().unwrap();
-            let compiled = Filter::compile(&profile).unwrap();
+            let compiled = Filter::compile(&profile, Unknown::Skip).unwrap();
             let cache = Self { profile, dir, compiled };
             cache.get();
             cache

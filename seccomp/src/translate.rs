@@ -5,12 +5,11 @@ use std::io::{Read, Seek};
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
-    LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
 use rustix::fs::MemfdFlags;
 
-use crate::{ARCHITECTURES, Error, Filter, MAX_INSTRUCTIONS, enosys, program_from_bytes};
+use crate::{ARCHITECTURES, Error, Filter, MAX_INSTRUCTIONS, Unknown, enosys, flag_bits, program_from_bytes};
 
 /// From this number of rules on, runc has libseccomp sort them into a binary tree.
 const TREE_THRESHOLD: usize = 32;
@@ -20,11 +19,21 @@ impl Filter {
     ///
     /// # Errors
     /// What of the profile is wrong or not supported; see [`Error`].
-    pub fn compile(profile: &LinuxSeccomp) -> Result<Self, Error> {
+    pub fn compile(profile: &LinuxSeccomp, unknown: Unknown) -> Result<Self, Error> {
+        use LinuxSeccompAction::ScmpActNotify;
         let default = action(profile.default_action(), profile.default_errno_ret())?;
         let architectures = architectures(profile)?;
-        let flags = flags(profile)?;
+        let flags = flag_bits(profile.flags().as_deref());
         let rules = profile.syscalls().as_deref().unwrap_or_default();
+
+        let notifying = || rules.iter().filter(|rule| rule.action() == ScmpActNotify);
+        if profile.default_action() == ScmpActNotify {
+            return Err(Error::NotifyDefault);
+        }
+        // The descriptor is announced by write(2), which nobody could answer before it is.
+        if notifying().any(|rule| rule.names().iter().any(|name| name == "write")) {
+            return Err(Error::NotifyWrite);
+        }
 
         let mut context = ScmpFilterContext::new(default)?;
         for (oci, architecture) in &architectures {
@@ -35,7 +44,7 @@ impl Filter {
             context.set_ctl_optimize(2)?;
         }
         for rule in rules {
-            add(&mut context, rule, default)?;
+            add(&mut context, rule, default, unknown)?;
         }
 
         let mut program = enosys::stub(profile, &architectures);
@@ -43,7 +52,11 @@ impl Filter {
         if program.len() > MAX_INSTRUCTIONS {
             return Err(Error::TooLong(program.len()));
         }
-        Ok(Self { program, flags })
+        let mut filter = Self { program, flags, notifies: notifying().next().is_some() };
+        if filter.notifies {
+            filter.listen();
+        }
+        Ok(filter)
     }
 }
 
@@ -81,20 +94,6 @@ fn name(value: &impl serde::Serialize) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
-    let mut flags = 0;
-    for flag in profile.flags().iter().flatten() {
-        flags |= match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC as u32,
-            // It is about waiting for an answer to SCMP_ACT_NOTIFY.
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => return Err(Error::Flag(name(flag))),
-        };
-    }
-    Ok(flags)
-}
-
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, Error> {
     use LinuxSeccompAction as Oci;
     let number = errno.unwrap_or(libc::EPERM.unsigned_abs());
@@ -102,18 +101,23 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
     match (action, errno) {
         (Oci::ScmpActErrno, _) => Ok(ScmpAction::Errno(number.into())),
         (Oci::ScmpActTrace, _) => Ok(ScmpAction::Trace(number)),
-        (Oci::ScmpActNotify, _) => Err(Error::Notify),
         // config-linux.md: "When the action doesn't support an errno, the runtime MUST print and error and fail".
         (_, Some(value)) => Err(Error::ErrnoRet { action: name(&action), value }),
         (Oci::ScmpActKill | Oci::ScmpActKillThread, None) => Ok(ScmpAction::KillThread),
         (Oci::ScmpActKillProcess, None) => Ok(ScmpAction::KillProcess),
         (Oci::ScmpActTrap, None) => Ok(ScmpAction::Trap),
         (Oci::ScmpActLog, None) => Ok(ScmpAction::Log),
+        (Oci::ScmpActNotify, None) => Ok(ScmpAction::Notify),
         (Oci::ScmpActAllow, None) => Ok(ScmpAction::Allow),
     }
 }
 
-fn add(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> Result<(), Error> {
+fn add(
+    context: &mut ScmpFilterContext,
+    rule: &LinuxSyscall,
+    default: ScmpAction,
+    unknown: Unknown,
+) -> Result<(), Error> {
     let action = action(rule.action(), rule.errno_ret())?;
     for name in rule.names() {
         if name.is_empty() {
@@ -128,7 +132,11 @@ fn add(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction
             continue;
         }
         // Profiles name the system calls of all architectures and of newer kernels.
-        let Ok(call) = ScmpSyscall::from_name(name) else { continue };
+        let call = match (ScmpSyscall::from_name(name), unknown) {
+            (Ok(call), _) => call,
+            (Err(_), Unknown::Skip) => continue,
+            (Err(_), Unknown::Fail) => return Err(Error::UnknownCall(name.clone())),
+        };
         let repeated = |argument: &LinuxSeccompArg| {
             arguments.iter().filter(|other| other.index() == argument.index()).count() > 1
         };
@@ -178,20 +186,17 @@ mod tests {
     use super::*;
 
     fn compile(profile: &str) -> Result<Filter, String> {
-        Filter::compile(&serde_json::from_str(profile).unwrap()).map_err(|error| error.to_string())
+        Filter::compile(&serde_json::from_str(profile).unwrap(), Unknown::Skip)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_cannot_be_done_is_named() {
         for (profile, message) in [
-            (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY"),
+            (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY cannot be used as default action"),
             (
-                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}"#,
-                "SCMP_ACT_NOTIFY",
-            ),
-            (
-                r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#,
-                "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["write"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+                "SCMP_ACT_NOTIFY cannot be used for the write syscall",
             ),
             (r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_M68K"]}"#, "SCMP_ARCH_M68K"),
             (
@@ -238,5 +243,16 @@ mod tests {
             r#""SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_SPEC_ALLOW","SECCOMP_FILTER_FLAG_TSYNC""#;
         let filter = compile(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","flags":[{flags}]}}"#)).unwrap();
         assert_eq!(filter.flags, 7);
+        let filter = compile(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#).unwrap();
+        assert_eq!(filter.flags, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32);
+    }
+
+    #[test]
+    fn unknown_calls_are_skipped_or_refused() {
+        let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW",
+            "syscalls":[{"names":["no_such_call"],"action":"SCMP_ACT_ERRNO"}]}"#;
+        compile(profile).unwrap();
+        let error = Filter::compile(&serde_json::from_str(profile).unwrap(), Unknown::Fail).unwrap_err();
+        assert_eq!(error.to_string(), "linux.seccomp.syscalls: unknown seccomp syscall no_such_call");
     }
 }

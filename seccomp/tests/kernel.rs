@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use coracle_seccomp::Filter;
+use coracle_seccomp::{Filter, Unknown};
 use oci_spec::runtime::LinuxSeccomp;
 
 /// How a child ended.
@@ -54,7 +54,7 @@ fn getppid() -> libc::c_long {
 }
 
 fn end(text: &str, call: fn() -> libc::c_long) -> End {
-    under(&Filter::compile(&profile(text)).unwrap(), call)
+    under(&Filter::compile(&profile(text), Unknown::Skip).unwrap(), call)
 }
 
 /// Denies `getppid` with an action; the rest is allowed.
@@ -79,6 +79,26 @@ fn actions() {
     assert_eq!(with_action(r#""SCMP_ACT_TRACE""#), Exit(libc::ENOSYS));
     assert_eq!(with_action(r#""SCMP_ACT_LOG""#), Exit(0));
     assert_eq!(with_action(r#""SCMP_ACT_ALLOW""#), Exit(0));
+}
+
+/// A profile that notifies comes with a descriptor, whatever flags it has.
+#[test]
+fn a_listener() {
+    let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],"syscalls":[{"names":["getppid"],"action":"SCMP_ACT_NOTIFY"}]}"#;
+    let filter = Filter::compile(&profile(text), Unknown::Skip).unwrap();
+    assert!(filter.notifies());
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        let listener = filter.install().ok().flatten();
+        let number = listener.map_or(-1, |fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
+        unsafe { libc::_exit(if number > 2 { 0 } else { 1 }) };
+    }
+    let mut status = 0;
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(libc::WEXITSTATUS(status), 0);
 }
 
 /// socket(domain, ...) with domain 7, or whatever is in `call`.
@@ -208,7 +228,8 @@ fn profiles_of_engines() {
             continue;
         };
         let start = Instant::now();
-        let filter = Filter::compile(profile).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let filter = Filter::compile(profile, Unknown::Skip)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         eprintln!("{}: {:?}", path.display(), start.elapsed());
         assert_eq!(under(&filter, getppid), Exit(0));
         let newer = || unsafe { libc::syscall(9999) };

@@ -13,6 +13,7 @@ mod hierarchy;
 mod processes;
 mod resources;
 mod stats;
+mod sub;
 mod systemd;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use hierarchy::is_unified;
 
 pub use processes::Entrance;
 pub use stats::Stats;
+pub use sub::Place;
 
 /// Who makes cgroups.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,14 @@ pub enum Error {
     NoDevices,
     #[error("device rules of {path}: {step} BPF program: {reason}", path = path.display())]
     Bpf { step: &'static str, path: PathBuf, reason: Os },
+    #[error("invalid --cgroup argument: {argument} ({problem})")]
+    SubArgument { argument: String, problem: &'static str },
+    #[error("--cgroup: {path} is not a sub cgroup path", path = .0.display())]
+    SubPath(PathBuf),
+    #[error("--cgroup: unknown controller {0}")]
+    SubController(String),
+    #[error("error adding pid {pid} to cgroups: open {path}: {reason}", path = path.display())]
+    Join { pid: i32, path: PathBuf, reason: Os },
     #[error("container's cgroup unexpectedly frozen")]
     Frozen,
     #[error("cannot toggle freezer: cgroups not configured for container")]

@@ -31,6 +31,9 @@ pub struct Args {
     /// Pass this many descriptors, from 3 on, to the container's program
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
+    /// Unix socket that receives a descriptor of the container's first process (pidfd_open(2))
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// Id of the container: a name of its own on this host
     pub(super) id: String,
 }
@@ -46,6 +49,7 @@ impl Args {
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             preserve_fds: self.preserve_fds,
+            pidfd_socket: self.pidfd_socket.as_deref(),
             attended: None,
         }
     }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 
+use crate::cgroup::Place;
 use crate::cli::Global;
 use crate::container::{self, Container, Exec};
-use crate::{Error, config, foreground, program};
+use crate::{Error, config, foreground, log, program};
 
 /// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,12 @@ pub struct Args {
     /// Forbid the program to gain privileges
     #[arg(long)]
     no_new_privs: bool,
+    /// Run it in a cgroup below the container's, which must exist; on cgroup v1 also for named controllers only
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    cgroup: Vec<String>,
+    /// Unix socket that receives a descriptor of the program's process (pidfd_open(2))
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// Run it in a paused container; it stands still until `resume`
     #[arg(long)]
     ignore_paused: bool,
@@ -70,10 +77,9 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     program::protect()?;
     let container = Container::load(&global.root, &args.id)?;
-    let process = match &args.process {
-        Some(path) => with_flags(config::read_process(path)?, args)?,
-        None => process_of(&container, args)?,
-    };
+    let process = process(&container, args)?;
+    config::check_process(&process)?;
+    let cgroup = Place::parse(&args.cgroup).map_err(Error::new)?;
     let foreground = !args.detach;
     let signals = if foreground { Some(foreground::block_signals()?) } else { None };
     let request = Exec {
@@ -82,6 +88,8 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         console_socket: args.console_socket.as_deref(),
         foreground,
         preserve_fds: args.preserve_fds,
+        pidfd_socket: args.pidfd_socket.as_deref(),
+        cgroup: cgroup.as_ref(),
         ignore_paused: args.ignore_paused,
         signals,
     };
@@ -93,17 +101,51 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     Ok(foreground::wait(executed.pid, executed.pidfd, executed.terminal)?)
 }
 
-/// The container's own `process`, with the arguments of this command line.
-fn process_of(container: &Container, args: &Args) -> Result<Process, Error> {
+/// The container's own `process`, with the arguments of this command line; or the one of a file.
+fn process(container: &Container, args: &Args) -> Result<Process, Error> {
+    let spec = container.spec()?;
+    let own = config::process(&spec)?;
+    if let Some(path) = &args.process {
+        let mut process = config::read_process(path)?;
+        inherit(&mut process, own);
+        return with_flags(process, args);
+    }
     if args.command.is_empty() {
         return Err(Error::new("exec: give a program to run, or --process FILE"));
     }
-    let spec = container.spec()?;
-    let mut process = config::process(&spec)?.clone();
+    let mut process = own.clone();
     process.set_args(Some(args.command.clone()));
     process.set_terminal(Some(args.tty));
-    process.set_console_size(None);
     with_flags(process, args)
+}
+
+/// What a file does not say is as for the container's own process; so it is with runc.
+fn inherit(process: &mut Process, own: &Process) {
+    let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if empty(process.apparmor_profile()) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if empty(process.selinux_label()) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*own.io_priority());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
+    if process.user().umask().is_none() {
+        process.user_mut().set_umask(own.user().umask());
+    }
 }
 
 fn with_flags(mut process: Process, args: &Args) -> Result<Process, Error> {
@@ -174,8 +216,11 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error
     for name in names {
         let upper = name.to_ascii_uppercase();
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-        let capability: Capability = serde_json::from_value(serde_json::Value::String(full))
-            .map_err(|_| Error::new(format_args!("--cap {name}: unknown capability")))?;
+        let Ok(capability) = serde_json::from_value::<Capability>(full.into()) else {
+            // As those of config.json, for the next kernel may have it.
+            log::warn(&format_args!("--cap {name}: unknown capability, ignored"));
+            continue;
+        };
         let with = |set: &Option<std::collections::HashSet<Capability>>| {
             let mut set = set.clone().unwrap_or_default();
             set.insert(capability);

@@ -69,7 +69,7 @@ fn features() -> Result<Features, Unknown> {
         .enabled(true)
         .actions(named::<Vec<LinuxSeccompAction>>(coracle_seccomp::ACTIONS)?)
         .operators(strings(coracle_seccomp::OPERATORS))
-        .archs(named::<Vec<Arch>>(coracle_seccomp::ARCHITECTURES)?)
+        .archs(named::<Vec<Arch>>(&coracle_seccomp::architectures())?)
         .known_flags(strings(coracle_seccomp::FLAGS))
         .supported_flags(supported_flags())
         .build()?;
@@ -114,6 +114,8 @@ fn supported_flags() -> Vec<String> {
             "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
             "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            // It only goes with a listener.
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => 1 << 5 | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
             _ => return false,
         };
         // SAFETY: the kernel finds no filter at the null address, and reports that.
@@ -167,7 +169,8 @@ mod tests {
         assert_eq!(features["linux"]["capabilities"][0], "CAP_CHOWN");
         let seccomp = &features["linux"]["seccomp"];
         assert!(has(&seccomp["archs"], "SCMP_ARCH_X86_64") && has(&seccomp["actions"], "SCMP_ACT_ERRNO"));
-        assert!(!has(&seccomp["actions"], "SCMP_ACT_NOTIFY"));
+        assert!(has(&seccomp["actions"], "SCMP_ACT_NOTIFY"));
+        assert!(has(&seccomp["knownFlags"], "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"));
         assert!(has(&seccomp["supportedFlags"], "SECCOMP_FILTER_FLAG_LOG"));
         assert_eq!(features["annotations"]["org.coracle.wasm.handlers"], "wasi");
         let imports = features["annotations"]["org.coracle.wasm.imports"].as_str().unwrap();

@@ -1,40 +1,23 @@
 //! The console socket: how an engine gets the terminal of a container that it runs in the background.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{self, CWD, Mode, OFlags};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect as connect_to, sendmsg, socket_with,
-};
+use rustix::io::Errno;
+use rustix::net::SocketType;
 
 use super::Error;
+use crate::unix;
 
 /// Connects to the engine's socket. `path` may be longer than a socket address is.
 ///
 /// # Errors
 /// Nobody listens there.
 pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
-    try_connect(path).map_err(|e| Error::Connect { path: path.display().to_string(), reason: e.into() })
-}
-
-fn try_connect(path: &Path) -> Result<OwnedFd, Errno> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    match SocketAddrUnix::new(path) {
-        Ok(address) => retry_on_intr(|| connect_to(&socket, &address))?,
-        // Longer than 107 bytes, which engines' state directories reach: by the short name of a descriptor.
-        Err(Errno::NAMETOOLONG) => {
-            let file = fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-            retry_on_intr(|| connect_to(&socket, &address))?;
-        }
-        Err(e) => return Err(e),
-    }
-    Ok(socket)
+    unix::connect(path, SocketType::STREAM)
+        .map_err(|e| Error::Connect { path: path.display().to_string(), reason: e.into() })
 }
 
 /// Hands the master over the socket: the descriptor, with the terminal's name as the data beside it.
@@ -47,19 +30,14 @@ pub fn send(master: &OwnedFd, socket: &OwnedFd) -> Result<(), Error> {
 
 fn try_send(master: &OwnedFd, socket: &OwnedFd) -> Result<(), Errno> {
     let name = rustix::pty::ptsname(master, Vec::new())?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [master.as_fd()];
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(Errno::NOBUFS);
-    }
-    retry_on_intr(|| sendmsg(socket, &[IoSlice::new(name.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL))?;
-    Ok(())
+    unix::send(socket, OsStr::from_bytes(name.as_bytes()), master.as_fd())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::IoSliceMut;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixListener;
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};

@@ -1,13 +1,16 @@
 //! The parent's side of making a container, from config.json to a process that waits to be started.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use coracle_seccomp::Filter;
 use oci_spec::runtime::{Process as SpecProcess, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::net::SocketType;
 use rustix::process::{Pid, WaitOptions};
 
 use super::exec::plan_terminal;
@@ -18,9 +21,11 @@ use crate::error::Os;
 use crate::foreground::SavedMask;
 use crate::handler::{self, Choice};
 use crate::init::namespaces::{Cloned, Namespaces};
+use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program};
-use crate::{config, file, hooks, net_devices, passwd, rootfs, userns, wasm};
+use crate::seccomp::{self, Listener};
+use crate::{config, file, hooks, log, net_devices, notify, passwd, rootfs, unix, userns, wasm};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that go to the program.
     pub preserve_fds: u32,
+    /// The engine's socket for a descriptor of the container's first process.
+    pub pidfd_socket: Option<&'a Path>,
     /// `run`: the caller says when the program runs, by the socket that comes back, and not `start`.
     pub attended: Option<Attended>,
 }
@@ -69,6 +76,8 @@ pub struct Created {
     pub socket: Socket,
     /// The terminal's master, when we are to serve it.
     pub terminal: Option<OwnedFd>,
+    /// The socket on which the container says that it is ready, when `run` has been given one.
+    pub notify: Option<notify::Proxy>,
 }
 
 /// What is undone when `create` or `restore` does not get to its end.
@@ -116,18 +125,22 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
     let bundle = fs::canonicalize(request.bundle).map_err(|e| io_error(request.bundle, e))?;
     let config_path = request.config.map_or_else(|| bundle.join(CONFIG_FILE), Path::to_owned);
-    let spec = config::read(&config_path)?;
+    let mut spec = config::read(&config_path)?;
     config::check(&spec)?;
     rootfs::check(&spec)?;
     net_devices::check(&spec)?;
-    let process = config::process(&spec)?;
+    config::process(&spec)?;
     let rootfs = find_rootfs(&spec, &bundle)?;
     let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
     let namespaces = Namespaces::open(&spec)?;
+    let attended = request.attended.is_some();
     let foreground = request.attended.as_ref().is_some_and(|a| a.foreground);
-    let wanted = process.terminal().unwrap_or(false);
+    let wanted = config::process(&spec)?.terminal().unwrap_or(false);
     let terminal = plan_terminal(wanted, request.console_socket, foreground)?;
-    let seccomp = compile_seccomp(&spec, global)?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let (filter, listener) = plan_seccomp(&spec, &annotations, global)?;
+    let output = hooks::Output::open(spec.hooks().as_ref(), &annotations)?;
+    let pidfd_socket = request.pidfd_socket.map(PidfdSocket::connect).transpose()?;
 
     // From here on there are things to undo.
     let mut undo = Undo::default();
@@ -135,9 +148,12 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     undo.directory = Some(directory.clone());
     let copy = directory.join(CONFIG_FILE);
     fs::copy(&config_path, &copy).map_err(|e| io_error(&copy, e))?;
+    notify::add(&mut spec, &directory)?;
+    let process = config::process(&spec)?;
     let cgroup = make_cgroup(&spec, request.id, global)?;
     undo.cgroup.clone_from(&cgroup);
     let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
+    container.state.no_new_keyring = request.no_new_keyring;
     container.save()?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
@@ -159,14 +175,19 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
                 namespaces: &namespaces,
                 cgroup_mounts: &cgroup_mounts,
                 no_pivot: request.no_pivot,
-                no_new_keyring: request.no_new_keyring,
+                hooks: &output,
                 fifo,
             };
             let program = Program {
                 process,
+                id: request.id,
+                linux: spec.linux().as_ref(),
+                affinity: Affinity::default(),
+                no_new_keyring: request.no_new_keyring,
+                keep_groups: keep_groups(&container.state.annotations),
                 terminal,
                 cgroup: cgroup.v1,
-                seccomp,
+                seccomp: filter,
                 handler: choice,
                 wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
                 preserve_fds,
@@ -190,25 +211,48 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
-    let hooks = || run_runtime_hooks(&spec, &container.state, pid);
     served.outside = Some(rootfs::Server {
         spec: &spec,
         bundle: &container.state.bundle,
         rootfs: &container.state.rootfs,
         pid,
     });
-    while !served.next(&ours, hooks, || set_rlimits(pid, process))? {}
+    let answer = |request: Request| match request {
+        Request::Hooks => run_runtime_hooks(&spec, &container.state, pid),
+        Request::Limits => set_rlimits(pid, process),
+        Request::Listener(number) => {
+            let state = container.state.published(Status::Creating, Some(pid));
+            Ok(hand_over(listener.as_ref(), number, (pid, &pidfd), state)?)
+        }
+    };
+    while !served.next(&ours, answer)? {}
     let terminal = served.terminal;
 
     tracing::debug!(pid, "container {}: process is set up", request.id);
     container.state.init = Process::find(pid);
     container.save()?;
+    if let Some(socket) = pidfd_socket {
+        socket.send("standard", &pidfd)?;
+    }
+    send_to_receiver(&container.state.annotations, &pidfd)?;
+    let notify = if attended { notify::Proxy::open(&container.directory)? } else { None };
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
         undo.pid_file = Some(path.to_owned());
     }
     undo.keep();
-    Ok(Created { container, pid, pidfd, socket: ours, terminal, spec })
+    Ok(Created { container, pid, pidfd, socket: ours, terminal, spec, notify })
+}
+
+/// What the process inside wants to have done before it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request {
+    /// Run the hooks of the runtime's namespace.
+    Hooks,
+    /// Set its resource limits.
+    Limits,
+    /// Give this descriptor of its filter to who listens.
+    Listener(i32),
 }
 
 /// What is known of a container before its first process is there.
@@ -228,6 +272,7 @@ pub(super) fn new_state(
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
         owner: owner(),
         annotations: spec.annotations().clone().unwrap_or_default(),
+        no_new_keyring: false,
         cgroup,
     }
 }
@@ -262,9 +307,9 @@ impl Served<'_> {
     pub(super) fn next(
         &mut self,
         socket: &Socket,
-        hooks: impl Fn() -> Result<(), Error>,
-        limits: impl Fn() -> Result<(), Error>,
+        answer: impl Fn(Request) -> Result<(), Error>,
     ) -> Result<bool, Error> {
+        let granted = |request| answer(request).and_then(|()| Ok(socket.send(&Message::Continue)?));
         match socket.receive()? {
             Some(Message::Ready) => return Ok(true),
             Some(Message::Ask(request)) => {
@@ -272,14 +317,10 @@ impl Served<'_> {
                 let answer = outside.serve(request).map_err(init::Error::from)?;
                 socket.send(&Message::Answer(answer))?;
             }
-            Some(Message::RunHooks) => {
-                hooks()?;
-                socket.send(&Message::Continue)?;
-            }
-            Some(Message::SetLimits) => {
-                limits()?;
-                socket.send(&Message::Continue)?;
-            }
+            Some(Message::RunHooks) => granted(Request::Hooks)?,
+            Some(Message::SetLimits) => granted(Request::Limits)?,
+            Some(Message::Listener(number)) => granted(Request::Listener(number))?,
+            Some(Message::Warning(text)) => log::warn(&text),
             Some(Message::Terminal(master)) => self.terminal = Some(master),
             Some(Message::Module(name, file)) => {
                 let answer = prepare_module(&name, &file, self.choice, self.rootfs)?;
@@ -317,21 +358,21 @@ fn io_error(path: &Path, reason: io::Error) -> Error {
     Error::Io { path: path.to_owned(), reason: reason.into() }
 }
 
-/// Descriptors for the program: those of `--preserve-fds`, and sockets after sd_listen_fds(3). Returns the number of
+/// Descriptors for the program: sockets after sd_listen_fds(3), and those of `--preserve-fds`. Returns the number of
 /// sockets, and of all.
 fn passed_descriptors(preserve_fds: u32) -> Result<(u32, u32), Error> {
-    let listen_fds = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let all = preserve_fds.saturating_add(listen_fds);
-    // Sockets are announced by the environment alone, which may be somebody else's; these were asked for.
-    for number in 3u32.saturating_add(listen_fds)..3u32.saturating_add(all) {
-        // SAFETY: reads a flag of a descriptor, or fails because there is none.
-        let flags = unsafe { libc::fcntl(number.cast_signed(), libc::F_GETFD) };
-        if flags < 0 {
-            let path = PathBuf::from(format!("--preserve-fds {preserve_fds}: descriptor {number}"));
-            return Err(Error::Io { path, reason: Os::last() });
-        }
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u32>().ok());
+    // Sockets that were meant for us, or, as engines write it, for the container's first process.
+    let ours = number("LISTEN_PID").is_none_or(|pid| pid == 1 || pid == std::process::id());
+    let listen_fds = number("LISTEN_FDS").filter(|_| ours).unwrap_or(0);
+    let first = 3u32.saturating_add(listen_fds);
+    // Sockets need not be there, for the service manager may have closed some since. The first of the others must.
+    // SAFETY: reads a flag of a descriptor, or fails because there is none.
+    if preserve_fds > 0 && unsafe { libc::fcntl(first.cast_signed(), libc::F_GETFD) } < 0 {
+        let path = PathBuf::from(format!("--preserve-fds {preserve_fds}: descriptor {first}"));
+        return Err(Error::Io { path, reason: Os::last() });
     }
-    Ok((listen_fds, all))
+    Ok((listen_fds, listen_fds.saturating_add(preserve_fds)))
 }
 
 fn called_name() -> PathBuf {
@@ -351,18 +392,65 @@ pub(super) fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> 
     Ok(path)
 }
 
-/// The seccomp profile as the kernel takes it. Made before the clone: compiling may take a while and open files.
+/// The filter of a container's processes, and who answers for it.
 ///
 /// # Errors
 /// [`Error::Seccomp`].
-pub(super) fn compile_seccomp(
+pub(super) fn plan_seccomp(
     spec: &Spec,
+    annotations: &HashMap<String, String>,
     global: &Global,
-) -> Result<Option<coracle_seccomp::Filter>, Error> {
-    let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(None) };
+) -> Result<(Option<Filter>, Option<Listener>), Error> {
     // Beside the containers: a cache that the same user owns, and that a reboot empties.
-    let cache = global.root.join(".seccomp");
-    Ok(Some(coracle_seccomp::Filter::cached(profile, &cache)?))
+    let plan = seccomp::plan(spec, annotations, &global.root.join(".seccomp"))?;
+    Ok(plan.map_or((None, None), |(filter, listener)| (Some(filter), listener)))
+}
+
+/// Takes descriptor `number` of a process that has just been put under its filter, and gives it to the listener.
+pub(super) fn hand_over(
+    listener: Option<&Listener>,
+    number: i32,
+    (pid, pidfd): (i32, &OwnedFd),
+    state: Result<oci_spec::runtime::State, oci_spec::OciSpecError>,
+) -> Result<(), seccomp::Error> {
+    let listener = listener.ok_or(seccomp::Error::NoListener)?;
+    let state = state.map_err(|e| seccomp::Error::State(e.to_string()))?;
+    listener.hand_over(&Listener::take(pidfd, number)?, pid, state)
+}
+
+/// crun's: a value other than "0" leaves a container's processes in the groups of the engine.
+pub(super) fn keep_groups(annotations: &HashMap<String, String>) -> bool {
+    annotations.get("run.oci.keep_original_groups").is_some_and(|value| value != "0")
+}
+
+/// The engine's socket for a descriptor of a process.
+#[derive(Debug)]
+pub(super) struct PidfdSocket<'a> {
+    path: &'a Path,
+    socket: OwnedFd,
+}
+
+impl<'a> PidfdSocket<'a> {
+    pub(super) fn connect(path: &'a Path) -> Result<Self, Error> {
+        let failed = |e: rustix::io::Errno| Error::PidfdSocket { path: path.to_owned(), reason: e.into() };
+        Ok(Self { path, socket: unix::connect(path, SocketType::STREAM).map_err(failed)? })
+    }
+
+    /// `kind` is runc's word for how the process was made.
+    pub(super) fn send(&self, kind: &str, pidfd: &OwnedFd) -> Result<(), Error> {
+        let failed =
+            |e: rustix::io::Errno| Error::PidfdSocket { path: self.path.to_owned(), reason: e.into() };
+        unix::send(&self.socket, kind, pidfd.as_fd()).map_err(failed)
+    }
+}
+
+/// crun's annotation for the same.
+fn send_to_receiver(annotations: &HashMap<String, String>, pidfd: &OwnedFd) -> Result<(), Error> {
+    const ANNOTATION: &str = "run.oci.pidfd_receiver";
+    let Some(path) = annotations.get(ANNOTATION) else { return Ok(()) };
+    let sent = unix::connect(Path::new(path), SocketType::STREAM)
+        .and_then(|socket| unix::send(&socket, " ", pidfd.as_fd()));
+    sent.map_err(|e| Error::Receiver { annotation: ANNOTATION, path: path.clone(), reason: e.into() })
 }
 
 pub(super) fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
@@ -395,7 +483,7 @@ pub(super) fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Opti
 
 /// How a new process gets into its container's cgroup: on v2 by the clone, on v1 by itself, for a parent that moves it
 /// would take a lock of the whole kernel, which costs milliseconds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct JoinCgroup {
     /// What is cloned into.
     pub(super) v2: Option<OwnedFd>,
@@ -407,7 +495,7 @@ pub(super) struct JoinCgroup {
 impl JoinCgroup {
     /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
     pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool) -> Result<Self, Error> {
-        let Some(cgroup) = cgroup else { return Ok(Self { v2: None, v1: None, by_parent: false }) };
+        let Some(cgroup) = cgroup else { return Ok(Self::default()) };
         let v2 = cgroup.into_fd();
         let v1 = cgroup.entrance()?;
         // A systemd scope begins with its first process, which the parent names.
@@ -478,11 +566,20 @@ pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> 
 
 pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
+    let output = hooks::Output::open(Some(hooks), &state.annotations)?;
+    let moment = |kind| hooks::Moment {
+        kind,
+        state,
+        status: Status::Creating,
+        pid: Some(pid),
+        environment: None,
+        directory: Some(&state.bundle),
+        output: &output,
+    };
     #[allow(deprecated, reason = "docker still sets up its network in prestart")]
     let prestart = hooks.prestart();
-    hooks::run("prestart", prestart.as_ref(), state, Status::Creating, Some(pid))?;
-    hooks::run("createRuntime", hooks.create_runtime().as_ref(), state, Status::Creating, Some(pid))?;
-    Ok(())
+    moment("prestart").run(prestart.as_ref())?;
+    Ok(moment("createRuntime").run(hooks.create_runtime().as_ref())?)
 }
 
 /// Writes a pid in decimal, without a newline: containerd takes the file's whole content for the number. By

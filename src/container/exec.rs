@@ -8,12 +8,17 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::create::{JoinCgroup, Served, compile_seccomp, set_oom_score, set_rlimits, write_pid_file};
+use super::create::{
+    JoinCgroup, PidfdSocket, Request, Served, hand_over, keep_groups, plan_seccomp, set_oom_score,
+    set_rlimits, write_pid_file,
+};
 use super::{Container, Error, Status};
+use crate::cgroup;
 use crate::cli::Global;
 use crate::foreground::SavedMask;
 use crate::handler;
 use crate::init::namespaces::{self, Cloned, clone_flag, clone_into_pid_namespace};
+use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message};
 use crate::init::{self, Program, Terminal};
 use crate::{config, console};
@@ -31,6 +36,10 @@ pub struct Exec<'a> {
     pub foreground: bool,
     /// Descriptors from 3 on that go to the program.
     pub preserve_fds: u32,
+    /// The engine's socket for a descriptor of the process.
+    pub pidfd_socket: Option<&'a Path>,
+    /// A place below the container's cgroup.
+    pub cgroup: Option<&'a cgroup::Place>,
     /// Run it in a paused container, where it will stand still too.
     pub ignore_paused: bool,
     /// The signal mask before `exec` blocked what it forwards.
@@ -79,13 +88,20 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let root = root_of(&spec, init.pid)?;
     let terminal =
         plan_terminal(process.terminal().unwrap_or(false), request.console_socket, request.foreground)?;
-    let seccomp = compile_seccomp(&spec, global)?;
+    let annotations = &container.state.annotations;
+    let (filter, listener) = plan_seccomp(&spec, annotations, global)?;
+    let pidfd_socket = request.pidfd_socket.map(PidfdSocket::connect).transpose()?;
+    let affinity = process.exec_cpu_affinity().as_ref().map(Affinity::parse).transpose()?.unwrap_or_default();
     let choice = exec_choice(&spec)?;
 
     let (ours, theirs) = sync::pair()?;
     let kinds = namespace_flags(&spec);
     let with_helper = kinds.contains(ThreadNameSpaceType::USER);
-    let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper)?;
+    let cgroup = match request.cgroup {
+        None => JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper)?,
+        Some(_) => JoinCgroup::default(),
+    };
+    let before = affinity.initial.as_ref().map(|initial| initial.visit()).transpose()?;
     let join = |flags: ThreadNameSpaceType| {
         if flags.is_empty() {
             return Ok(());
@@ -106,15 +122,23 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd))?;
         (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
     };
+    if let Some(before) = before.filter(|_| matches!(cloned, Cloned::Parent { .. })) {
+        before.assume()?;
+    }
     let (pid, pidfd) = match cloned {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             drop(ours);
             let program = Program {
                 process,
+                id: &container.state.id,
+                linux: spec.linux().as_ref(),
+                affinity,
+                no_new_keyring: container.state.no_new_keyring,
+                keep_groups: keep_groups(annotations),
                 terminal,
                 cgroup: cgroup.v1,
-                seccomp,
+                seccomp: filter,
                 handler: choice,
                 wasm_directories: container.state.annotations.get(handler::DIRECTORIES).cloned(),
                 preserve_fds: request.preserve_fds,
@@ -132,12 +156,27 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         }
     };
     let mut child = Child(Some(pid));
+    tracing::debug!("container {}: process {pid}", container.state.id);
     drop(theirs);
-    cgroup.finish(container.state.cgroup.as_ref(), pid)?;
+    match request.cgroup {
+        Some(place) => container.cgroup()?.add_below(pid, place)?,
+        None => cgroup.finish(container.state.cgroup.as_ref(), pid)?,
+    }
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;
     let mut served = Served::new(choice, None);
-    while !served.next(&ours, || Ok(()), || set_rlimits(pid, process))? {}
+    let answer = |request: Request| match request {
+        Request::Hooks => Err(init::Error::Unexpected.into()),
+        Request::Limits => set_rlimits(pid, process),
+        Request::Listener(number) => {
+            let state = container.state.published(Status::Running, Some(init.pid));
+            Ok(hand_over(listener.as_ref(), number, (pid, &pidfd), state)?)
+        }
+    };
+    while !served.next(&ours, answer)? {}
+    if let Some(socket) = pidfd_socket {
+        socket.send("setns", &pidfd)?;
+    }
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
     }

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Container, Error, Status, directory_of};
-use crate::{config, hooks};
+use crate::{config, hooks, log, notify};
 
 /// How long a killed container may take to go away: processes in uninterruptible sleep end late.
 const DEATH_SECONDS: u64 = 10;
@@ -21,7 +21,7 @@ impl Container {
     /// # Errors
     /// [`Error::AlreadyRunning`] and [`Error::StartStopped`]; a poststart hook's failure does not undo the start
     /// (runtime.md, "Lifecycle"), it is only returned.
-    pub fn start(&self) -> Result<(), Error> {
+    pub fn start(self) -> Result<(), Error> {
         match self.status()? {
             Status::Created => {}
             // A frozen init reads the fifo once it is resumed.
@@ -29,6 +29,7 @@ impl Container {
             Status::Stopped | Status::Creating => return Err(Error::StartStopped),
             Status::Running | Status::Paused => return Err(Error::AlreadyRunning),
         }
+        let notify = notify::Proxy::open(&self.directory)?;
         let path = self.fifo();
         let io = |errno: rustix::io::Errno| Error::Io { path: path.clone(), reason: errno.into() };
         let fifo =
@@ -51,17 +52,40 @@ impl Container {
             let mut poll = [PollFd::new(&fifo, PollFlags::empty())];
             while matches!(rustix::event::poll(&mut poll, None), Err(rustix::io::Errno::INTR)) {}
         }
-        self.run_poststart_hooks(&self.spec()?)
+        if let Err(error) = self.run_poststart_hooks(&self.spec()?) {
+            // The hook's error is the one to report.
+            let _ = self.delete(true);
+            return Err(error);
+        }
+        if let (Some(proxy), Some(init)) = (notify, self.state.init)
+            && let Some(pidfd) = init.open()
+        {
+            proxy.serve(&pidfd, Some(init.pid))?;
+        }
+        Ok(())
     }
 
+    /// Runs the hooks of the moment after the program's start. When one fails, the container is to be deleted (runtime.md,
+    /// "Lifecycle").
+    ///
     /// # Errors
     /// [`Error::Hook`].
     pub(crate) fn run_poststart_hooks(&self, spec: &Spec) -> Result<(), Error> {
-        if let Some(hooks) = spec.hooks() {
-            let pid = self.state.init.map(|p| p.pid);
-            hooks::run("poststart", hooks.poststart().as_ref(), &self.state, Status::Running, pid)?;
-        }
-        Ok(())
+        let Some(hooks) = spec.hooks() else { return Ok(()) };
+        let output = hooks::Output::open(Some(hooks), &self.state.annotations)?;
+        let pid = self.state.init.map(|p| p.pid);
+        Ok(self.moment("poststart", Status::Running, pid, &output).run(hooks.poststart().as_ref())?)
+    }
+
+    fn moment<'a>(
+        &'a self,
+        kind: &'static str,
+        status: Status,
+        pid: Option<i32>,
+        output: &'a hooks::Output,
+    ) -> hooks::Moment<'a> {
+        let directory = Some(self.state.bundle.as_path()).filter(|bundle| bundle.is_dir());
+        hooks::Moment { kind, state: &self.state, status, pid, environment: None, directory, output }
     }
 
     /// Sends a signal to the container's init, or to all of its processes.
@@ -159,11 +183,15 @@ impl Container {
         remove_directory(&self.directory)?;
         if let Ok(spec) = spec
             && let Some(hooks) = spec.hooks()
-            && let Err(error) =
-                hooks::run("poststop", hooks.poststop().as_ref(), &self.state, Status::Stopped, None)
         {
             // The container is gone whatever they do (runtime.md, "Lifecycle").
-            tracing::warn!("{error}");
+            match hooks::Output::open(Some(hooks), &self.state.annotations) {
+                Ok(output) => {
+                    let moment = self.moment("poststop", Status::Stopped, None, &output);
+                    moment.run_all(hooks.poststop().as_ref()).iter().for_each(log::warn);
+                }
+                Err(error) => log::warn(&error),
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +97,13 @@ pub enum Error {
     #[error(transparent)]
     Foreground(#[from] crate::foreground::Error),
     #[error(transparent)]
-    Seccomp(#[from] coracle_seccomp::Error),
+    Seccomp(#[from] crate::seccomp::Error),
+    #[error(transparent)]
+    Notify(#[from] crate::notify::Error),
+    #[error("--pidfd-socket: {path}: {reason}")]
+    PidfdSocket { path: PathBuf, reason: Os },
+    #[error("annotation {annotation}: {path}: {reason}")]
+    Receiver { annotation: &'static str, path: String, reason: Os },
     #[error(transparent)]
     Wasm(#[from] crate::wasm::Error),
     #[error(transparent)]
@@ -128,8 +135,40 @@ pub struct State {
     pub owner: String,
     /// The configuration's annotations.
     pub annotations: HashMap<String, String>,
+    /// Whether its processes stay in the session keyring of the engine.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// Its cgroup; absent where cgroups are disabled or not ours to use.
     pub cgroup: Option<Cgroup>,
+}
+
+impl State {
+    /// The state as others read it (runtime.md, "State"), with `pid` as they see the first process.
+    ///
+    /// # Errors
+    /// None that could be helped.
+    pub fn published(
+        &self,
+        status: Status,
+        pid: Option<i32>,
+    ) -> Result<oci_spec::runtime::State, OciSpecError> {
+        use oci_spec::runtime::{ContainerState, StateBuilder};
+        let status = match status {
+            Status::Creating => ContainerState::Creating,
+            Status::Created => ContainerState::Created,
+            Status::Running | Status::Paused => ContainerState::Running,
+            Status::Stopped => ContainerState::Stopped,
+        };
+        let mut state = StateBuilder::default()
+            .version(&self.oci_version)
+            .id(&self.id)
+            .status(status)
+            .bundle(&self.bundle)
+            .annotations(self.annotations.clone())
+            .build()?;
+        state.set_pid(pid);
+        Ok(state)
+    }
 }
 
 /// A container: its directory, and what is written there.

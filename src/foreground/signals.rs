@@ -17,21 +17,21 @@ impl std::fmt::Debug for SavedMask {
     }
 }
 
-impl SavedMask {
-    /// Restores the mask in a child before it executes the container's program, and the default action of
-    /// SIGPIPE, which Rust's runtime ignores. Async-signal-safe.
-    pub fn restore(&self) {
-        // SAFETY: the set was filled in by the kernel; both calls touch nothing else of ours. They fail only
-        // on invalid arguments.
-        unsafe {
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut());
-            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+/// Puts signals as they were for a child that is about to execute the container's program: the mask, where it was
+/// changed, and the default action of SIGPIPE, which Rust's runtime ignores. Async-signal-safe.
+pub fn restore_signals(mask: Option<&SavedMask>) {
+    // SAFETY: the set was filled in by the kernel; both calls touch nothing else of ours. They fail only on invalid
+    // arguments.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        if let Some(SavedMask(set)) = mask {
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const *set, ptr::null_mut());
         }
     }
 }
 
 /// Blocks the signals that [`super::wait`] will forward, so that none is lost that arrives before the child
-/// exists. Call it before the clone, in a process with one thread; the child calls [`SavedMask::restore`].
+/// exists. Call it before the clone, in a process with one thread; the child calls [`restore_signals`].
 ///
 /// Signals that our caller made us ignore stay ignored, for that is how `nohup` and a shell's `&` keep a
 /// terminal's signals from a program; Rust's runtime ignores SIGPIPE.
@@ -58,6 +58,20 @@ pub fn block_signals() -> Result<SavedMask, Error> {
             return Err(Error::Block(Os::last()));
         }
         Ok(SavedMask(saved.assume_init()))
+    }
+}
+
+/// Has the signals that ask a process to end do so until the exec: the kernel keeps the first process of a pid namespace
+/// from their default action, and a container that was created but not started is to be stopped like others.
+pub fn die_of_signals() {
+    extern "C" fn die(signal: libc::c_int) {
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let handler: extern "C" fn(libc::c_int) = die;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler does nothing but end this process.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
     }
 }
 

@@ -48,7 +48,7 @@ fn start(script: &str, mask: SavedMask, slave: Option<OwnedFd>) -> (i32, OwnedFd
         if let Some(slave) = slave {
             console::attach(slave, false).unwrap();
         }
-        mask.restore();
+        restore_signals(Some(&mask));
         // SAFETY: strings end with NUL and the list with a null pointer.
         unsafe { libc::execl(c"/bin/sh".as_ptr(), c"sh".as_ptr(), c"-c".as_ptr(), script.as_ptr(), 0) };
         126

@@ -40,13 +40,14 @@ impl Identity {
         }
     }
 
-    /// Shrinks the bounding set and changes user and groups; our permitted capabilities stay.
+    /// Shrinks the bounding set and changes user and groups; our permitted capabilities stay, and without `groups` our
+    /// supplementary groups.
     ///
     /// # Errors
     /// [`Error::Step`] or [`Error::Capabilities`].
-    pub fn assume(&self, additional_groups: &[u32]) -> Result<(), Error> {
+    pub fn assume(&self, groups: Option<&[u32]>) -> Result<(), Error> {
         self.limit_bounding()?;
-        set_groups(additional_groups)?;
+        groups.map_or(Ok(()), set_groups)?;
         let gid = Gid::from_raw(self.gid);
         thread::set_thread_res_gid(gid, gid, gid).map_err(|e| Error::id("setgid", self.gid, e))?;
         let uid = Uid::from_raw(self.uid);
@@ -95,36 +96,47 @@ impl Identity {
             .map_err(|e| Error::Capabilities(e.into()))
     }
 
-    /// The last step: exactly the sets that the configuration names.
+    /// The last step: exactly the sets that the configuration names. As with runc, an ambient capability that the other
+    /// sets do not allow is left out, and told by a warning.
     ///
     /// # Errors
     /// [`Error::Capabilities`].
-    pub fn settle(&self) -> Result<(), Error> {
+    pub fn settle(&self) -> Result<Vec<String>, Error> {
         let sets = CapabilitySets {
             effective: CapabilitySet::from_bits_retain(self.effective),
             permitted: CapabilitySet::from_bits_retain(self.permitted),
             inheritable: CapabilitySet::from_bits_retain(self.inheritable),
         };
         thread::set_capabilities(None, sets).map_err(|e| Error::Capabilities(e.into()))?;
+        let mut warnings = Vec::new();
         if self.ambient == 0 {
-            return Ok(());
+            return Ok(warnings);
         }
         for index in 0..64 {
             if self.ambient & (1 << index) != 0 {
                 let capability = CapabilitySet::from_bits_retain(1 << index);
-                // As with runc, an ambient capability that the other sets do not allow is left out.
                 match thread::configure_capability_in_ambient_set(capability, true) {
-                    Ok(()) | Err(Errno::PERM) => {}
+                    Ok(()) => {}
+                    Err(errno @ Errno::PERM) => warnings.push(format!(
+                        "can't raise ambient capability {}: {}",
+                        name(index),
+                        crate::error::Os::from(errno)
+                    )),
                     Err(errno) => return Err(Error::Capabilities(errno.into())),
                 }
             }
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// The uid the program runs with.
     pub fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// The gid the program runs with.
+    pub fn gid(&self) -> u32 {
+        self.gid
     }
 }
 
@@ -137,6 +149,12 @@ fn set_groups(additional: &[u32]) -> Result<(), Error> {
         Err(Errno::PERM) if groups.is_empty() => Ok(()),
         Err(errno) => Err(Error::step("set the supplementary groups", errno)),
     }
+}
+
+/// The name of a capability by its number.
+fn name(index: u8) -> String {
+    let known = caps::all().into_iter().find(|capability| capability.index() == index);
+    known.map_or_else(|| index.to_string(), |capability| capability.to_string())
 }
 
 fn bits(capabilities: &Capabilities) -> u64 {

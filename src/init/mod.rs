@@ -7,21 +7,25 @@
 pub mod entrypoint;
 pub mod identity;
 pub mod namespaces;
+pub mod personality;
 pub mod process;
 mod scene;
+pub mod scheduling;
 pub mod sync;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{self, Entrance};
 use crate::container::{State, Status};
 use crate::error::Os;
 use crate::handler::Choice;
-use crate::{config, console, hooks, rootfs};
+use crate::{config, console, hooks, labels, rootfs};
+use labels::Labels;
 use namespaces::Namespaces;
+use scheduling::Affinity;
 use sync::{Message, Socket};
 
 /// What can go wrong on the way into a container.
@@ -55,6 +59,10 @@ pub enum Error {
     Write { path: PathBuf, value: String, reason: Os },
     #[error("error setting rlimit {limit}: {reason}")]
     Rlimit { limit: String, reason: Os },
+    #[error("process.scheduler: {0}")]
+    Scheduler(String),
+    #[error("process.env: {0:?}: invalid environment variable: {1}")]
+    Environment(String, &'static str),
     #[error("exec: {name:?}: executable file not found in $PATH")]
     NotFound { name: String },
     #[error("exec: {name:?}: stat {name}: {reason}")]
@@ -69,12 +77,8 @@ pub enum Error {
         "current working directory is outside of container mount namespace root -- possible container breakout attempt"
     )]
     CwdOutside,
-    #[error("{0} is set, but this host has it disabled")]
-    NoLabels(&'static str),
     #[error("mapping ids: {0}")]
     IdMap(String),
-    #[error("process.apparmorProfile: {profile}: {reason}")]
-    AppArmor { profile: String, reason: String },
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
     #[error(transparent)]
@@ -113,6 +117,16 @@ pub enum Terminal {
 pub struct Program<'a> {
     /// `process` of the configuration or of the exec request.
     pub process: &'a Process,
+    /// The container's id.
+    pub id: &'a str,
+    /// What holds for every process of the container.
+    pub linux: Option<&'a Linux>,
+    /// Where it may run; the cgroup has a say in that too.
+    pub affinity: Affinity,
+    /// Stay in the engine's session keyring.
+    pub no_new_keyring: bool,
+    /// Keep the supplementary groups that the engine has.
+    pub keep_groups: bool,
     /// What becomes of the terminal, when `process.terminal` is set.
     pub terminal: Option<Terminal>,
     /// The way into the container's v1 cgroups; without it the parent puts us there.
@@ -144,8 +158,8 @@ pub struct Container<'a> {
     pub cgroup_mounts: &'a [(PathBuf, String)],
     /// `--no-pivot`.
     pub no_pivot: bool,
-    /// `--no-new-keyring`.
-    pub no_new_keyring: bool,
+    /// Where hooks write.
+    pub hooks: &'a hooks::Output,
     /// What `start` opens. Without it, the parent itself says when to go on.
     pub fifo: Option<OwnedFd>,
 }
@@ -165,13 +179,16 @@ pub fn container(
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     // Ids are mapped by the parent.
     socket.await_continue()?;
+    program.affinity.settle()?;
+    let labels = Labels::open(program.process)?;
     if container.namespaces.change_user() {
         namespaces::become_root()?;
     }
     container.namespaces.enter()?;
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
-    if !container.no_new_keyring {
-        scene::new_session_keyring(&state.id)?;
+    if !program.no_new_keyring {
+        labels::apply_to_keys(program.process)?;
+        scene::new_session_keyring(program.id)?;
     }
     if container.namespaces.makes(LinuxNamespaceType::Network) {
         scene::raise_loopback()?;
@@ -193,7 +210,7 @@ pub fn container(
         outside: &socket,
     };
     let prepared = rootfs::prepare(&context)?;
-    run_hooks_before_pivot(spec, state, &socket)?;
+    run_hooks_before_pivot(container, &socket)?;
     rootfs::enter(&context, &prepared)?;
 
     // Inside.
@@ -204,7 +221,7 @@ pub fn container(
         scene::reopen_null()?;
     }
     rootfs::finish(&context)?;
-    process::become_program(program, Some(container), socket)
+    process::become_program(program, Some(container), &labels, socket)
 }
 
 impl rootfs::Outside for Socket {
@@ -220,16 +237,29 @@ impl rootfs::Outside for Socket {
 
 /// `prestart` and `createRuntime` run in the runtime's namespaces, so the parent runs them; `createContainer` runs here
 /// (config.md, "POSIX-platform Hooks").
-fn run_hooks_before_pivot(spec: &Spec, state: &State, socket: &Socket) -> Result<(), Error> {
-    let Some(hooks) = spec.hooks() else { return Ok(()) };
+fn run_hooks_before_pivot(container: &Container<'_>, socket: &Socket) -> Result<(), Error> {
+    let Some(hooks) = container.spec.hooks() else { return Ok(()) };
     #[allow(deprecated, reason = "docker still sets up its network in prestart")]
     let outside = [hooks.prestart(), hooks.create_runtime()];
     if outside.iter().any(|list| list.as_ref().is_some_and(|l| !l.is_empty())) {
         socket.send(&Message::RunHooks)?;
         socket.await_continue()?;
     }
-    let pid = scene::own_pid();
-    Ok(hooks::run("createContainer", hooks.create_container().as_ref(), state, Status::Creating, Some(pid))?)
+    let moment = hooks::Moment {
+        kind: "createContainer",
+        state: container.state,
+        status: Status::Creating,
+        pid: Some(own_pid()),
+        environment: Some(&[]),
+        directory: None,
+        output: container.hooks,
+    };
+    Ok(moment.run(hooks.create_container().as_ref())?)
+}
+
+/// Our pid, as the container sees it; that is how hooks inside are told (runtime.md, "State").
+fn own_pid() -> i32 {
+    std::process::id().cast_signed()
 }
 
 /// The life of an `exec`ed process up to its program. `enter` joins the container's namespaces, as far as the clone did
@@ -245,12 +275,18 @@ pub fn join(
     scene::close_on_exec(program.preserve_fds)?;
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     socket.await_continue()?;
+    program.affinity.settle()?;
+    let labels = Labels::open(program.process)?;
     enter()?;
+    if !program.no_new_keyring {
+        labels::apply_to_keys(program.process)?;
+        scene::new_session_keyring(program.id)?;
+    }
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
     if let Some(terminal) = &program.terminal {
         scene::open_terminal(program.process, terminal, false, &socket)?;
     }
-    process::become_program(program, None, socket)
+    process::become_program(program, None, &labels, socket)
 }
 
 /// Reports to the parent and ends this process. Once the program's start is up to `start`, there is no parent,

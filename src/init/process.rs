@@ -1,6 +1,7 @@
 //! The last steps before a container's program runs, the same for its first process and for `exec`: labels,
 //! identity, the program looked up, privileges dropped, the filter, and the exec.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
@@ -8,24 +9,27 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxPersonalityDomain, Process};
+use coracle_seccomp::Filter;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use super::entrypoint::{self, Entrypoint};
 use super::identity::Identity;
 use super::sync::{Message, Socket};
-use super::{Container, Error, Program, scene};
+use super::{Container, Error, Program, personality, scene, scheduling};
 use crate::container::Status;
 use crate::error::Os;
-use crate::{hooks, labels, passwd, program as own_program};
+use crate::hooks::Moment;
+use crate::labels::Labels;
+use crate::{foreground, passwd, program as own_program};
 
 /// Where the handler finds its artifact: the number of a descriptor.
 const ARTIFACT: &str = "_CORACLE_WASI_ARTIFACT";
 /// The directories a module sees.
 const DIRECTORIES: &str = "_CORACLE_WASI_DIRS";
 
-/// personality(2); the libc crate does not have it for gnu.
-const PER_LINUX32: libc::c_ulong = 8;
+/// The variables of sd_listen_fds(3).
+const LISTEN: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// Turns this process into the program; `first` is the container whose first process it is, if it is one. Returns only
 /// when something failed.
@@ -35,15 +39,16 @@ const PER_LINUX32: libc::c_ulong = 8;
 pub fn become_program(
     program: Program<'_>,
     first: Option<&Container<'_>>,
+    labels: &Labels,
     socket: Socket,
 ) -> Result<Infallible, Error> {
     let process = program.process;
     let user = process.user();
     let identity = Identity::new(user, process.capabilities().as_ref());
 
-    labels::apply(process)?;
-    set_habits(process, first)?;
-    scene::own_stdio(identity.uid())?;
+    labels.apply()?;
+    set_habits(&program)?;
+    scene::own_stdio(identity.uid(), identity.gid())?;
 
     // Hard limits are raised with the host's CAP_SYS_RESOURCE or not at all, and those of another user's process
     // cannot be set without it: so the parent does it, now.
@@ -52,36 +57,46 @@ pub fn become_program(
         socket.await_continue()?;
     }
 
+    let environment = environment(&program, identity.uid())?;
+
+    // Before, in case that only we may enter it; or after, in case that only the container's user may.
+    let entered = enter_directory(process.cwd())?;
     // From here on we are the container's user.
-    identity.assume(user.additional_gids().as_deref().unwrap_or_default())?;
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    identity.assume((!program.keep_groups).then_some(groups))?;
     identity.act()?;
-    change_directory(process.cwd())?;
+    if !entered {
+        rustix::process::chdir(process.cwd()).map_err(|e| cannot_enter(process.cwd(), e))?;
+    }
+    check_directory()?;
     let arguments = process.args().as_deref().unwrap_or_default();
-    let environment = environment(&program, identity.uid());
     let name = arguments.first().map(String::as_str).unwrap_or_default();
     let entrypoint = entrypoint::find(name, &environment, program.handler)?;
     let target = choose_program(entrypoint, &socket)?;
 
     // What cannot be undone: no new privileges, the filter, the last capabilities.
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    match (&program.seccomp, no_new_privileges) {
+    let warnings = match (&program.seccomp, no_new_privileges) {
         (Some(filter), true) => {
-            identity.settle()?;
+            let warnings = identity.settle()?;
             forbid_new_privileges()?;
-            filter.install()?;
+            install(filter, &socket)?;
+            warnings
         }
         (Some(filter), false) => {
             Identity::regain()?;
-            filter.install()?;
-            identity.settle()?;
+            install(filter, &socket)?;
+            identity.settle()?
         }
         (None, _) => {
-            identity.settle()?;
+            let warnings = identity.settle()?;
             if no_new_privileges {
                 forbid_new_privileges()?;
             }
+            warnings
         }
-    }
+    };
+    warnings.into_iter().try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
 
     socket.send(&Message::Ready)?;
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
@@ -89,52 +104,59 @@ pub fn become_program(
     if let Some(container) = first
         && let Some(hooks) = container.spec.hooks()
     {
-        let hooks = hooks.start_container().as_ref();
-        let pid = Some(scene::own_pid());
-        if let Err(error) = hooks::run("startContainer", hooks, container.state, Status::Created, pid) {
+        let moment = Moment {
+            kind: "startContainer",
+            state: container.state,
+            status: Status::Created,
+            pid: Some(super::own_pid()),
+            environment: Some(&environment),
+            directory: None,
+            output: container.hooks,
+        };
+        if let Err(error) = moment.run(hooks.start_container().as_ref()) {
             super::fail(&error.into(), socket.as_ref());
         }
     }
-    restore_signals(&program);
+    foreground::restore_signals(program.signals.as_ref());
     super::fail(&execute(&target, arguments, environment, &program), socket.as_ref())
 }
 
-/// What a process hands down to its program: umask, personality, priority.
-fn set_habits(process: &Process, first: Option<&Container<'_>>) -> Result<(), Error> {
+/// What a process hands down to its program: umask, scheduling, personality.
+fn set_habits(program: &Program<'_>) -> Result<(), Error> {
+    let process = program.process;
     // 0022 is runc's, whatever umask the engine has.
     rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
-    if let Some(priority) = process.io_priority() {
-        use oci_spec::runtime::IOPriorityClass;
-        let class: i64 = match priority.class() {
-            IOPriorityClass::IoprioClassRt => 1,
-            IOPriorityClass::IoprioClassBe => 2,
-            IOPriorityClass::IoprioClassIdle => 3,
-        };
-        // ioprio_set(2): 1 is IOPRIO_WHO_PROCESS, and the class stands above 13 bits of priority.
-        // SAFETY: plain integers.
-        let result = unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, class << 13 | priority.priority()) };
-        if result != 0 {
-            return Err(Error::step("set the I/O priority", Os::last().0));
-        }
-    }
-    let linux = first.and_then(|c| c.spec.linux().as_ref());
-    if let Some(personality) = linux.and_then(|l| l.personality().as_ref()) {
-        let domain = match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-        };
-        // SAFETY: plain integers.
-        if unsafe { libc::personality(domain) } < 0 {
-            return Err(Error::step("set the personality", Os::last().0));
-        }
-    }
-    Ok(())
+    let cpu = program.linux.and_then(|l| l.resources().as_ref()).and_then(|r| r.cpu().as_ref());
+    let confined = cpu.and_then(|c| c.cpus().as_ref()).is_some_and(|cpus| !cpus.is_empty());
+    scheduling::apply(process, confined)?;
+    let Some(linux) = program.linux else { return Ok(()) };
+    linux.memory_policy().as_ref().map_or(Ok(()), scheduling::set_memory_policy)?;
+    linux.personality().as_ref().map_or(Ok(()), personality::assume)
 }
 
-/// Enters the working directory, and makes sure that it lies in the container: a descriptor of the host's that was left open
-/// would make `/proc/self/fd/N` lead out (CVE-2024-21626).
-fn change_directory(cwd: &Path) -> Result<(), Error> {
-    rustix::process::chdir(cwd).map_err(|e| Error::Cwd { cwd: cwd.to_owned(), reason: e.into() })?;
+/// Puts us under the filter. Who answers the calls that it hands on must get its descriptor before there are any.
+fn install(filter: &Filter, socket: &Socket) -> Result<(), Error> {
+    let Some(listener) = filter.install()? else { return Ok(()) };
+    socket.send(&Message::Listener(listener.as_raw_fd()))?;
+    socket.await_continue()
+}
+
+/// Enters the working directory; false when we may not.
+fn enter_directory(cwd: &Path) -> Result<bool, Error> {
+    match rustix::process::chdir(cwd) {
+        Ok(()) => Ok(true),
+        Err(Errno::ACCESS | Errno::PERM) => Ok(false),
+        Err(errno) => Err(cannot_enter(cwd, errno)),
+    }
+}
+
+fn cannot_enter(cwd: &Path, errno: Errno) -> Error {
+    Error::Cwd { cwd: cwd.to_owned(), reason: errno.into() }
+}
+
+/// Makes sure that the working directory lies in the container: a descriptor of the host's that was left open would make
+/// `/proc/self/fd/N` lead out (CVE-2024-21626).
+fn check_directory() -> Result<(), Error> {
     match rustix::process::getcwd(Vec::new()) {
         Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),
         // The kernel says "(unreachable)" for a directory outside our root, or ENOENT for a removed one.
@@ -142,20 +164,34 @@ fn change_directory(cwd: &Path) -> Result<(), Error> {
     }
 }
 
-/// The program's environment: config.json's, and what runc adds to it.
-fn environment(program: &Program<'_>, uid: u32) -> Vec<String> {
-    let mut environment = program.process.env().clone().unwrap_or_default();
+/// The program's environment: config.json's, of whose repeated variables the last counts, and what runc adds to it.
+fn environment(program: &Program<'_>, uid: u32) -> Result<Vec<String>, Error> {
+    let mut environment: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
+    for entry in program.process.env().iter().flatten().rev() {
+        let wrong = |problem| Error::Environment(entry.clone(), problem);
+        let (name, value) = entry.split_once('=').ok_or_else(|| wrong("missing '='"))?;
+        if name.is_empty() {
+            return Err(wrong("name cannot be empty"));
+        }
+        let outdated = program.listen_fds > 0 && LISTEN.contains(&name);
+        if seen.insert(name) && !outdated && !(name == "HOME" && value.is_empty()) {
+            environment.push(entry.clone());
+        }
+    }
+    environment.reverse();
     if !environment.iter().any(|e| e.starts_with("HOME=")) {
         let home = passwd::home(uid).unwrap_or_else(|| "/".to_owned());
         environment.push(format!("HOME={home}"));
     }
     if program.listen_fds > 0 {
-        environment.retain(|e| !e.starts_with("LISTEN_FDS=") && !e.starts_with("LISTEN_PID="));
         // sd_listen_fds(3): the variables are for the process whose pid they name, and ours is 1 in there.
         environment.push(format!("LISTEN_FDS={}", program.listen_fds));
         environment.push(format!("LISTEN_PID={}", std::process::id()));
+        environment
+            .extend(std::env::var("LISTEN_FDNAMES").ok().map(|names| format!("LISTEN_FDNAMES={names}")));
     }
-    environment
+    Ok(environment)
 }
 
 /// A module goes to the parent, who alone has the cache, and comes back as a handler with its artifact.
@@ -183,18 +219,10 @@ fn await_start(fifo: Option<&OwnedFd>, socket: Socket) -> Result<Option<Socket>,
         return Ok(Some(socket));
     };
     drop(socket);
+    foreground::die_of_signals();
     let fifo = fifo.try_clone().map_err(|e| Error::step("wait for start", Os::from(e).0))?;
     File::from(fifo).read_exact(&mut [0]).map_err(|e| Error::step("wait for start", Os::from(e).0))?;
     Ok(None)
-}
-
-/// Rust's runtime ignores SIGPIPE, and `run` blocks what it forwards; both would survive the exec.
-fn restore_signals(program: &Program<'_>) {
-    // SAFETY: sets a default action, which needs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    if let Some(mask) = &program.signals {
-        mask.restore();
-    }
 }
 
 /// The exec. Returns only when it failed.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -40,12 +41,17 @@ fn mark_each(first: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// A session keyring of the container's own, so that it does not see the keys of the engine (keyctl(2)).
+/// A session keyring of the container's own, so that it does not see the keys of the engine (keyctl(2)). Processes of
+/// the same container have the same one: its owner may search for it.
 pub fn new_session_keyring(id: &str) -> Result<(), Error> {
     let Ok(name) = std::ffi::CString::new(format!("_ses.{id}")) else { return Ok(()) };
     // SAFETY: the name is a C string that lives during the call.
     let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     if result >= 0 {
+        // Whoever possesses it may do all; its owner may view, read, search and link it (keyctl_setperm(3)). In a keyring
+        // that is not ours to change, that has been done.
+        // SAFETY: plain integers.
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, result, 0x3f1b_0000) };
         return Ok(());
     }
     match Os::last() {
@@ -107,12 +113,6 @@ pub fn set_sysctls(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// The pid of this process as the runtime sees it. Our own namespace calls it 1; only the host's /proc knows better.
-pub fn own_pid() -> i32 {
-    let status = fs::read_link("/proc/self").ok();
-    status.and_then(|p| p.to_str()?.parse().ok()).unwrap_or_else(|| std::process::id().cast_signed())
-}
-
 /// Makes the working directory where the image has none, as runc does.
 pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
     match fs::create_dir_all(cwd) {
@@ -129,14 +129,8 @@ pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Step`].
 pub fn reopen_null() -> Result<(), Error> {
-    use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
     use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
-    let is_null = |fd: BorrowedFd<'_>| {
-        fstat(fd).is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-                && stat.st_rdev == makedev(1, 3)
-        })
-    };
+    let is_null = |fd: BorrowedFd<'_>| fstat(fd).is_ok_and(|stat| is_null(&stat));
     let on_null = [stdin(), stdout(), stderr()].map(is_null);
     if on_null == [false; 3] {
         return Ok(());
@@ -185,18 +179,25 @@ pub fn open_terminal(
     Ok(console::attach(slave, first)?)
 }
 
+/// Whether a descriptor is open on the null device (linux/Documentation/admin-guide/devices.txt).
+fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+}
+
 /// Standard input, output and error belong to the program's user, so that it can open them again by
 /// /dev/stdout. As with runc, devices everybody shares and file systems that refuse are left alone.
-pub fn own_stdio(uid: u32) -> Result<(), Error> {
-    let null = rustix::fs::stat("/dev/null").map(|s| s.st_rdev);
+pub fn own_stdio(uid: u32, gid: u32) -> Result<(), Error> {
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     for stream in streams {
-        let Ok(stat) = rustix::fs::fstat(stream.as_fd()) else { continue };
-        if stat.st_uid == uid || Ok(stat.st_rdev) == null {
+        let Ok(stat) = fstat(stream.as_fd()) else { continue };
+        if stat.st_uid == uid || is_null(&stat) {
             continue;
         }
         let owner = Some(rustix::process::Uid::from_raw(uid));
-        match rustix::fs::fchown(stream.as_fd(), owner, None) {
+        // A pipe is nobody else's. The group of a terminal is the file system's choice, and of a file its owner's.
+        let pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+        let group = pipe.then(|| rustix::process::Gid::from_raw(gid));
+        match rustix::fs::fchown(stream.as_fd(), owner, group) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             Err(errno) => return Err(Error::step("give standard streams to the container's user", errno)),
         }

@@ -36,6 +36,8 @@ pub enum Message {
     RunHooks,
     /// From the container's process: set my resource limits, before I am somebody else's.
     SetLimits,
+    /// From the container's process: this descriptor of mine is for who answers calls that its filter hands on.
+    Listener(i32),
     /// From the container's process: the terminal's master.
     Terminal(OwnedFd),
     /// From the container's process: this program, of this name, is or should be a Wasm module.
@@ -46,6 +48,8 @@ pub enum Message {
     Native,
     /// From the container's process: all is set up.
     Ready,
+    /// From the container's process: this is worth a warning.
+    Warning(String),
     /// From the container's process: this went wrong.
     Failed(String),
 }
@@ -78,11 +82,15 @@ impl Socket {
     /// # Errors
     /// [`Error::Sync`]: the other side is gone.
     pub fn send(&self, message: &Message) -> Result<(), Error> {
-        let (pid, request);
+        let (number, request);
         let (letter, text, descriptors): (u8, &[u8], Vec<BorrowedFd<'_>>) = match message {
-            Message::Pid(number) => {
-                pid = number.to_ne_bytes();
-                (b'p', &pid, vec![])
+            Message::Pid(value) => {
+                number = value.to_ne_bytes();
+                (b'p', &number, vec![])
+            }
+            Message::Listener(value) => {
+                number = value.to_ne_bytes();
+                (b's', &number, vec![])
             }
             Message::MapIds => (b'i', &[], vec![]),
             Message::Continue => (b'c', &[], vec![]),
@@ -102,16 +110,21 @@ impl Socket {
             Message::Handler(program, artifact) => (b'w', &[], vec![program.as_fd(), artifact.as_fd()]),
             Message::Native => (b'n', &[], vec![]),
             Message::Ready => (b'r', &[], vec![]),
+            Message::Warning(text) => (b'g', &text.as_bytes()[..text.len().min(LONGEST - 1)], vec![]),
             Message::Failed(text) => (b'f', &text.as_bytes()[..text.len().min(LONGEST - 1)], vec![]),
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            // The space is for two descriptors, and no message brings more.
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        if descriptors.is_empty() {
+            // The container's filter, when it is in force, lets write(2) pass rather than sendmsg(2).
+            let whole = [&[letter], text].concat();
+            rustix::io::write(&self.0, &whole).map_err(|e| Error::Sync(e.into()))?;
+            return Ok(());
         }
         let letter = [letter];
         let parts = [IoSlice::new(&letter), IoSlice::new(text)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        // The space is for two descriptors, and no message brings more.
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL).map_err(|e| Error::Sync(e.into()))?;
         Ok(())
     }
@@ -143,10 +156,8 @@ impl Socket {
         let words = || String::from_utf8_lossy(text).into_owned();
         let mut descriptors = descriptors.into_iter();
         Ok(Some(match (letter, descriptors.next(), descriptors.next()) {
-            (b'p', None, None) => {
-                let bytes = text.try_into().map_err(|_| Error::Unexpected)?;
-                Message::Pid(i32::from_ne_bytes(bytes))
-            }
+            (b'p', None, None) => Message::Pid(number(text)?),
+            (b's', None, None) => Message::Listener(number(text)?),
             (b'a', None, None) => Message::Ask(request(text).ok_or(Error::Unexpected)?),
             (b'o', given, None) => Message::Answer(given),
             (b'i', None, None) => Message::MapIds,
@@ -158,6 +169,7 @@ impl Socket {
             (b'w', Some(program), Some(artifact)) => Message::Handler(program, artifact),
             (b'n', None, None) => Message::Native,
             (b'r', None, None) => Message::Ready,
+            (b'g', None, None) => Message::Warning(words()),
             (b'f', None, None) => Message::Failed(words()),
             _ => return Err(Error::Unexpected),
         }))
@@ -168,10 +180,13 @@ impl Socket {
     /// # Errors
     /// [`Error::ParentGone`] when there is nobody left to report to.
     pub fn await_continue(&self) -> Result<(), Error> {
-        match self.receive()? {
-            Some(Message::Continue) => Ok(()),
-            Some(_) => Err(Error::Unexpected),
-            None => Err(Error::ParentGone),
+        let mut letter = [0];
+        // By read(2), as in `send`.
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut letter)) {
+            Ok(1) if letter == *b"c" => Ok(()),
+            Ok(0) | Err(Errno::CONNRESET) => Err(Error::ParentGone),
+            Ok(_) => Err(Error::Unexpected),
+            Err(errno) => Err(Error::Sync(errno.into())),
         }
     }
 }
@@ -184,6 +199,10 @@ fn request(text: &[u8]) -> Option<Request> {
         b'd' => Some(Request::Device(index)),
         _ => None,
     }
+}
+
+fn number(text: &[u8]) -> Result<i32, Error> {
+    Ok(i32::from_ne_bytes(text.try_into().map_err(|_| Error::Unexpected)?))
 }
 
 #[cfg(test)]

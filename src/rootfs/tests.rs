@@ -425,7 +425,11 @@ fn without_mount_setattr() {
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["mount_setattr"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS }]
     });
-    let filter = coracle_seccomp::Filter::compile(&serde_json::from_value(profile).unwrap()).unwrap();
+    let filter = coracle_seccomp::Filter::compile(
+        &serde_json::from_value(profile).unwrap(),
+        coracle_seccomp::Unknown::Skip,
+    )
+    .unwrap();
     filter.install().unwrap();
 }
 
