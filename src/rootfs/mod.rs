@@ -135,5 +135,5 @@ pub fn finish(ctx: &Context) -> Result<(), Error> {
         masks::read_only(linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::hide(linux.masked_paths().as_deref().unwrap_or_default(), mount::label(ctx.spec))?;
     }
-    Ok(())
+    pivot::finish(ctx)
 }

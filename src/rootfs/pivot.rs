@@ -123,11 +123,18 @@ pub(super) fn enter(ctx: &Context, root: &Root) -> Result<(), Error> {
 
     // After the change of root: before it, the host's mount would have been changed. The root is private or a
     // slave already.
-    match wanted {
-        Some(flags) if !flags.intersects(MountPropagationFlags::PRIVATE | SLAVE) => mount_change(c"/", flags)
-            .map_err(|errno| Error::SetPropagation { path: "/".into(), reason: errno.into() }),
-        _ => Ok(()),
-    }
+    change_root(wanted.filter(|flags| flags.contains(MountPropagationFlags::SHARED)))
+}
+
+/// Makes `/` unbindable if it is to be: the last step, for paths become read-only by a bind mount of themselves.
+pub(super) fn finish(ctx: &Context) -> Result<(), Error> {
+    change_root(propagation(ctx.spec)?.filter(|flags| flags.contains(MountPropagationFlags::UNBINDABLE)))
+}
+
+fn change_root(propagation: Option<MountPropagationFlags>) -> Result<(), Error> {
+    propagation
+        .map_or(Ok(()), |flags| mount_change(c"/", flags))
+        .map_err(|errno| Error::SetPropagation { path: "/".into(), reason: errno.into() })
 }
 
 /// With "." for both, the old root ends up on top of the new one, at the place we are in: no directory is
