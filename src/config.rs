@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 
 use crate::error::Os;
@@ -42,7 +42,29 @@ pub fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'stat
 /// # Errors
 /// [`Error::Read`]; [`Error::Parse`] with the field that could not be understood.
 pub fn read(path: &Path) -> Result<Spec, Error> {
-    read_json(path)
+    let mut spec: Spec = read_json(path)?;
+    if let Some(mut resources) = spec.linux().as_ref().and_then(|linux| linux.resources().clone())
+        && resources.hugepage_limits().iter().flatten().any(|limit| limit.page_size().is_empty())
+    {
+        let json: serde_json::Value = read_json(path)?;
+        complete_page_sizes(&mut resources, &json["linux"]["resources"]);
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_resources(Some(resources));
+        }
+    }
+    Ok(spec)
+}
+
+/// Go does not tell `pagesize` from `pageSize`, and there are configurations that count on it.
+fn complete_page_sizes(resources: &mut LinuxResources, json: &serde_json::Value) {
+    let mut limits = resources.hugepage_limits().clone().unwrap_or_default();
+    for (index, limit) in limits.iter_mut().enumerate() {
+        let keys = json["hugepageLimits"][index].as_object().into_iter().flatten();
+        for (_, size) in keys.filter(|(key, _)| key.eq_ignore_ascii_case("pageSize")) {
+            limit.set_page_size(size.as_str().unwrap_or_default().to_owned());
+        }
+    }
+    resources.set_hugepage_limits(Some(limits));
 }
 
 /// Reads the `process` of an exec request, config.md's "process" as a file of its own.
@@ -382,6 +404,20 @@ mod tests {
         fs::write(&path, value.to_string()).expect("written");
         let error = read(&path).expect_err("uid is no number").to_string();
         assert!(error.contains("config.json") && error.contains("process.user.uid"), "{error}");
+    }
+
+    #[test]
+    fn the_size_of_huge_pages_is_found_under_gos_name() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.json");
+        let mut value = base();
+        value["linux"]["resources"] =
+            json!({"hugepageLimits": [{"pagesize": "2MB", "limit": 1}, {"pageSize": "1GB", "limit": 2}]});
+        fs::write(&path, value.to_string()).expect("written");
+        let spec = read(&path).expect("it is good");
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).expect("resources");
+        let limits = resources.hugepage_limits().clone().expect("limits");
+        assert_eq!(limits.iter().map(|limit| limit.page_size().as_str()).collect::<Vec<_>>(), ["2MB", "1GB"]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Resources: limits that are in force, update, pause, ps, events.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use coracle_integration::{Container, Host, Run, eventually};
+use coracle_integration::{Container, Host, Run, eventually, skip};
 use serde_json::{Value, json};
 
 #[test]
@@ -156,6 +157,88 @@ fn events_print_statistics() -> Result<()> {
     assert_eq!(data["memory"]["usage"]["limit"], 64 << 20, "{event}");
     assert!(data["pids"]["current"].as_u64().is_some_and(|n| n > 0), "{event}");
     Ok(())
+}
+
+fn is_unified(test: &str) -> bool {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !unified {
+        skip(test, "needs cgroup v2 alone");
+    }
+    unified
+}
+
+#[test]
+fn exec_goes_where_the_first_process_is() -> Result<()> {
+    if !is_unified("exec_goes_where_the_first_process_is") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    // What systemd does in a container: the top is for controllers, processes are below.
+    let script = "cd /sys/fs/cgroup && mkdir init && echo 1 >init/cgroup.procs && \
+                  echo +memory >cgroup.subtree_control && echo ready; sleep 1000";
+    let mut c = host.container(&["sh", "-c", script])?;
+    c.namespace("cgroup", None);
+    if let Some(mounts) = c.config["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    }
+    c.mount(
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}),
+    );
+    c.create()?.start()?;
+    c.expect("ready")?;
+    c.exec(&["cat", "/proc/self/cgroup"])?.ok()?.prints("0::/init")?;
+    c.delete()?;
+    host.is_clean()
+}
+
+#[test]
+fn a_cgroup_of_somebody_else_is_refused() -> Result<()> {
+    let host = Host::new()?;
+    let mut first = host.container(&["sleep", "1000"])?;
+    first.create()?;
+    let mut second = host.container(&["sleep", "1000"])?;
+    second.config["linux"]["cgroupsPath"] = json!(first.cgroup());
+    second.try_create(&[])?.exits(1)?.fails_with("container's cgroup is not empty: 1 process(es) found")?;
+    assert_eq!(first.status()?, "created");
+    Ok(())
+}
+
+#[test]
+fn kill_reaches_all_processes_without_a_namespace_for_them() -> Result<()> {
+    let host = Host::new()?;
+    for disabled in [false, true] {
+        let mut c = host.container(&["sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait"])?;
+        c.without_namespace("pid");
+        // Their mount of /proc would need a pid namespace in some kernels' eyes; what counts here is the cgroup.
+        c.save()?;
+        let bundle = c.bundle().to_str().context("path")?.to_owned();
+        let mut create = host.runtime();
+        if disabled {
+            let linux = c.config["linux"].as_object_mut().context("linux")?;
+            linux.remove("cgroupsPath");
+            linux.remove("resources");
+            c.save()?;
+            create.args(["--cgroup-manager", "disabled"]);
+        }
+        let out = c.bundle().join("out");
+        create.args(["create", "--bundle", &bundle, &c.id]).stdout(fs::File::create(&out)?);
+        assert!(create.status()?.success());
+        c.start()?;
+        eventually("the processes", || Ok(fs::read_to_string(&out)?.contains("ready")))?;
+        let init = c.state()?["pid"].as_i64().context("pid")?;
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+        let children: Vec<&str> = children.split_whitespace().collect();
+        assert_eq!(children.len(), 2, "{children:?}");
+        c.kill("KILL")?;
+        let is_gone = |pid: &&str| match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        eventually("their end", || Ok(children.iter().all(is_gone)))?;
+        c.wait_status("stopped")?;
+        c.delete()?;
+    }
+    host.is_clean()
 }
 
 #[test]

@@ -8,13 +8,16 @@ use anyhow::{Context, Result, ensure};
 use coracle_integration::{Container, Finished, Host, Run, command, eventually, skip};
 use serde_json::json;
 
-/// As sd_booted(3).
+/// As sd_booted(3), on cgroup v2.
 fn booted(test: &str) -> bool {
     let booted = Path::new("/run/systemd/system").exists();
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     if !booted {
         skip(test, "systemd is not PID 1");
+    } else if !unified {
+        skip(test, "needs cgroup v2 alone");
     }
-    booted
+    booted && unified
 }
 
 /// A property of a unit, as systemd reports it.
@@ -92,6 +95,272 @@ fn create_starts_a_scope_and_delete_stops_it() -> Result<()> {
     is_gone(&unit)?;
     assert!(!Path::new("/sys/fs/cgroup/machine.slice").join(&unit).exists());
     host.is_clean()
+}
+
+#[test]
+fn the_scope_says_whose_it_is_and_leaves_the_rest_to_us() -> Result<()> {
+    if !booted("the_scope_says_whose_it_is_and_leaves_the_rest_to_us") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let (mut c, unit) = in_slice(&host, "machine.slice", &["sleep", "1000"])?;
+    c.config["linux"]["resources"]["cpu"] = json!({"cpus": "0"});
+    create(&c, &host)?;
+    for (name, value) in [
+        ("Description", format!("coracle container {}", c.id).as_str()),
+        ("Delegate", "yes"),
+        ("DefaultDependencies", "no"),
+        ("MemoryAccounting", "yes"),
+        ("TasksAccounting", "yes"),
+        ("DevicePolicy", "strict"),
+        ("AllowedCPUs", "0"),
+    ] {
+        assert_eq!(property(&unit, name)?, value, "{name}");
+    }
+    let devices = property(&unit, "DeviceAllow")?;
+    assert!(devices.contains("/dev/char/1:3 rwm") && devices.contains("char-136 rwm"), "{devices}");
+    delete(&c, &host)
+}
+
+#[test]
+fn annotations_are_properties() -> Result<()> {
+    if !booted("annotations_are_properties") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let (mut c, unit) = in_slice(&host, "machine.slice", &["sleep", "1000"])?;
+    c.annotate("org.systemd.property.TimeoutStopUSec", "uint64 123000000")
+        .annotate("org.systemd.property.CollectMode", "'inactive-or-failed'")
+        .annotate("org.systemd.property.Documentation", "['man:one', 'man:two']")
+        .annotate("org.systemd.property.RuntimeMaxSec", "3600");
+    create(&c, &host)?;
+    assert_eq!(property(&unit, "TimeoutStopUSec")?, "2min 3s");
+    assert_eq!(property(&unit, "CollectMode")?, "inactive-or-failed");
+    assert_eq!(property(&unit, "RuntimeMaxUSec")?, "1h");
+    assert_eq!(property(&unit, "Documentation")?, "man:one man:two");
+    delete(&c, &host)?;
+
+    for (name, value, message) in [
+        ("Timeout-Stop", "1", "Timeout-Stop: name incorrect: contains non-alphabetic character"),
+        ("TimeoutStopUSec", "uint64 x", "TimeoutStopUSec: value \"uint64 x\""),
+        ("NoSuchProperty", "true", "NoSuchProperty"),
+    ] {
+        let (mut c, unit) = in_slice(&host, "machine.slice", &["true"])?;
+        c.annotate(&format!("org.systemd.property.{name}"), value).save()?;
+        let bundle = c.bundle().to_str().context("path")?;
+        with_systemd(&c, &host, "create", &["--bundle", bundle])?.exits(1)?.fails_with(message)?;
+        is_gone(&unit)?;
+    }
+    host.is_clean()
+}
+
+/// The cgroup of the container's first process.
+fn cgroup_of(c: &Container<'_>) -> Result<PathBuf> {
+    let pid = c.state()?["pid"].to_string();
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).context(own.clone())?;
+    Ok(Path::new("/sys/fs/cgroup").join(path))
+}
+
+#[test]
+fn a_subgroup_of_the_scope() -> Result<()> {
+    if !booted("a_subgroup_of_the_scope") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let (mut c, unit) = in_slice(&host, "machine.slice", &["sleep", "1000"])?;
+    c.config["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}});
+    c.annotate("run.oci.systemd.subgroup", "inner");
+    create(&c, &host)?;
+    c.start()?;
+    let scope = directory(&unit)?;
+    assert_eq!(cgroup_of(&c)?, scope.join("inner"));
+    for dir in [&scope, &scope.join("inner")] {
+        assert_eq!(fs::read_to_string(dir.join("memory.max"))?.trim(), (64 << 20).to_string());
+    }
+    c.exec(&["cat", "/proc/self/cgroup"])?.ok()?;
+    with_systemd(&c, &host, "update", &["--memory", "50331648"])?.ok()?;
+    assert_eq!(fs::read_to_string(scope.join("inner/memory.max"))?.trim(), "50331648");
+    delete(&c, &host)?;
+    is_gone(&unit)?;
+    assert!(!scope.exists());
+    host.is_clean()
+}
+
+#[test]
+fn a_delegated_cgroup_belongs_to_the_containers_root() -> Result<()> {
+    if !booted("a_delegated_cgroup_belongs_to_the_containers_root") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let script = "cat /proc/self/cgroup; mkdir /sys/fs/cgroup/deleg/below && echo made; sleep 1000";
+    let (mut c, unit) = in_slice(&host, "machine.slice", &["sh", "-c", script])?;
+    own_users(&mut c)?;
+    c.annotate("run.oci.systemd.subgroup", "inner").annotate("run.oci.delegate-cgroup", "deleg");
+    c.save()?;
+    let bundle = c.bundle().to_str().context("path")?;
+    let out = fs::File::create(c.bundle().join("out"))?;
+    let mut command = host.runtime();
+    command.args(["--systemd-cgroup", "create", "--bundle", bundle, &c.id]).stdout(out);
+    ensure!(command.status()?.success(), "create fails");
+    c.start()?;
+    let out = || fs::read_to_string(c.bundle().join("out")).context("out");
+    eventually("the cgroup below", || Ok(out()?.contains("made")))?;
+    // The namespace's root is one level above.
+    assert!(out()?.contains("0::/deleg"), "{}", out()?);
+    assert_eq!(cgroup_of(&c)?, directory(&unit)?.join("inner/deleg"));
+    delete(&c, &host)?;
+    is_gone(&unit)
+}
+
+/// A user namespace with root as 100000, and a cgroup file system that may be written.
+fn own_users(c: &mut Container<'_>) -> Result<()> {
+    c.namespace("user", None).namespace("cgroup", None);
+    for field in ["uidMappings", "gidMappings"] {
+        c.config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    }
+    command("chown").arg("-R").arg("100000:100000").arg(c.rootfs()).finish()?.ok()?;
+    let mounts = c.config["mounts"].as_array_mut().context("mounts")?;
+    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    c.mount(
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}),
+    );
+    Ok(())
+}
+
+#[test]
+fn a_writable_cgroup_belongs_to_the_containers_user() -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if !booted("a_writable_cgroup_belongs_to_the_containers_user") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    for (options, owner) in [(["rw"], 100_000), (["ro"], 0)] {
+        let (mut c, unit) = in_slice(&host, "machine.slice", &["sleep", "1000"])?;
+        own_users(&mut c)?;
+        let last = c.config["mounts"].as_array().context("mounts")?.len() - 1;
+        c.config["mounts"][last]["options"] = json!(options);
+        create(&c, &host)?;
+        let scope = directory(&unit)?;
+        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+            assert_eq!(fs::metadata(scope.join(file))?.uid(), owner, "{options:?} {file}");
+        }
+        assert_eq!(fs::metadata(scope.join("memory.max"))?.uid(), 0);
+        delete(&c, &host)?;
+    }
+    host.is_clean()
+}
+
+/// The user whose systemd the next test starts.
+const USER: u32 = 1000;
+
+/// A systemd of an ordinary user, with a bus, and the directory with its sockets.
+struct UserManager(PathBuf);
+
+impl UserManager {
+    fn start() -> Result<Self> {
+        let runtime = PathBuf::from(format!("/run/user/{USER}"));
+        fs::create_dir_all(&runtime)?;
+        std::os::unix::fs::chown(&runtime, Some(USER), Some(USER))?;
+        command("systemd-run")
+            .args(["--unit=coracle-test-user", "--service-type=notify", "--slice=user.slice"])
+            .args(["-p", "User=1000", "-p", "Delegate=yes"])
+            .arg(format!("--setenv=XDG_RUNTIME_DIR={}", runtime.display()))
+            .args(["/lib/systemd/systemd", "--user"])
+            .finish()?
+            .ok()?;
+        let bus = runtime.join("bus");
+        eventually("the user's bus", || Ok(bus.exists()))?;
+        Ok(Self(runtime))
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = command(program);
+        command.uid(USER).gid(USER).env("XDG_RUNTIME_DIR", &self.0).env("HOME", "/tmp");
+        command
+    }
+}
+
+impl Drop for UserManager {
+    fn drop(&mut self) {
+        let _ = command("systemctl").args(["stop", "coracle-test-user"]).finish();
+    }
+}
+
+#[test]
+fn an_ordinary_users_scope_is_his_own_systemds() -> Result<()> {
+    if !booted("an_ordinary_users_scope_is_his_own_systemds") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let user = UserManager::start()?;
+    let home = host.path().join("home");
+    fs::create_dir_all(home.join("bundle"))?;
+    coracle_integration::busybox_root(&home.join("bundle/rootfs"))?;
+    let own = || command("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(&home).finish()?.ok();
+    own()?;
+    let coracle = || user.command(coracle_integration::coracle());
+    coracle().args(["spec", "--rootless"]).current_dir(home.join("bundle")).finish()?.ok()?;
+    let file = home.join("bundle/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&file)?)?;
+    config["process"]["terminal"] = json!(false);
+    config["process"]["args"] = json!(["sleep", "1000"]);
+    config["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 77}});
+    config["annotations"] = json!({"org.systemd.property.CollectMode": "'inactive-or-failed'"});
+    fs::write(&file, config.to_string())?;
+
+    let id = format!("{}-u", host.name());
+    let mut run = coracle();
+    run.args(["--systemd-cgroup", "run", "--detach", "--bundle"]).arg(home.join("bundle")).arg(&id);
+    run.finish()?.ok()?;
+    let shown = user
+        .command("systemctl")
+        .args(["--user", "show", "-p", "ControlGroup,MemoryMax,TasksMax"])
+        .arg(format!("coracle-{id}.scope"))
+        .finish()?
+        .ok()?;
+    let expected = ["MemoryMax=67108864", "TasksMax=77"];
+    assert!(expected.iter().all(|line| shown.stdout.contains(line)), "{shown}");
+    let path = shown.stdout.lines().find_map(|line| line.strip_prefix("ControlGroup=/")).context("path")?;
+    assert!(path.starts_with("user.slice/coracle-test-user.service/user.slice/"), "{path}");
+    let directory = Path::new("/sys/fs/cgroup").join(path);
+    assert_eq!(fs::read_to_string(directory.join("memory.max"))?.trim(), (64 << 20).to_string());
+    coracle().args(["update", "--memory", "50331648", &id]).finish()?.ok()?;
+    assert_eq!(fs::read_to_string(directory.join("memory.max"))?.trim(), "50331648");
+    coracle().args(["exec", &id, "true"]).finish()?.ok()?;
+    coracle().args(["delete", "--force", &id]).finish()?.ok()?;
+    eventually("the end of the scope", || Ok(!directory.exists()))?;
+
+    // Without a bus there is nobody to ask.
+    let mut run = coracle();
+    run.env("XDG_RUNTIME_DIR", &home)
+        .args(["--systemd-cgroup", "run", "--bundle"])
+        .arg(home.join("bundle"))
+        .arg(&id);
+    run.finish()?.exits(1)?.fails_with("DBUS_SESSION_BUS_ADDRESS")?;
+    host.is_clean()
+}
+
+#[test]
+fn files_of_unified_are_properties_too() -> Result<()> {
+    if !booted("files_of_unified_are_properties_too") {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let (mut c, unit) = in_slice(&host, "machine.slice", &["sleep", "1000"])?;
+    c.config["linux"]["resources"]["unified"] = json!({"memory.high": "50331648", "pids.max": "99"});
+    create(&c, &host)?;
+    assert_eq!(property(&unit, "MemoryHigh")?, "50331648");
+    assert_eq!(property(&unit, "TasksMax")?, "99");
+    let change = json!({"unified": {"memory.high": "max"}, "cpu": {"idle": 1}}).to_string();
+    let mut update = host.runtime();
+    update.args(["update", "--resources", "-", &c.id]);
+    update.finish_with(change.as_bytes())?.ok()?;
+    assert_eq!(property(&unit, "MemoryHigh")?, "infinity");
+    assert_eq!(fs::read_to_string(directory(&unit)?.join("memory.high"))?.trim(), "max");
+    assert_eq!(fs::read_to_string(directory(&unit)?.join("cpu.idle"))?.trim(), "1");
+    delete(&c, &host)
 }
 
 #[test]

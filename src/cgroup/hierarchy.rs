@@ -73,13 +73,13 @@ struct Mount {
 
 /// The container's directory in every hierarchy of this host. `asked` is `linux.cgroupsPath`.
 ///
-/// An absolute path counts from the root of each hierarchy. So does a relative one, which the specification
-/// leaves to the runtime: the container is then at one and the same place in all of them, wherever the engine
-/// itself runs (crun does the same). Without a path it goes below the cgroup of the caller.
+/// An absolute path counts from the root of each hierarchy. A relative one, which the specification leaves to the
+/// runtime, counts from the cgroup of the caller, as in runc; without a path it is the container's id.
 pub fn locate(asked: Option<&Path>, id: &str) -> Result<Vec<Hierarchy>, Error> {
     let mounts = mounts()?;
-    if let Some(asked) = asked {
-        let relative = clean(asked).ok_or_else(|| Error::Path(asked.into()))?;
+    let asked = asked.unwrap_or(Path::new(id));
+    let relative = clean(asked).ok_or_else(|| Error::Path(asked.into()))?;
+    if asked.is_absolute() {
         return Ok(place(mounts, |_| relative.clone()));
     }
     let own = file::read(Path::new("/proc/self"), "cgroup")?;
@@ -89,7 +89,7 @@ pub fn locate(asked: Option<&Path>, id: &str) -> Result<Vec<Hierarchy>, Error> {
         // A v2 cgroup with processes cannot give controllers to its children, and ours has at least one: the
         // container goes beside it.
         let parent = if unified_only { own.parent().unwrap_or(&own) } else { &own };
-        parent.join(id)
+        parent.join(&relative)
     }))
 }
 
@@ -188,6 +188,14 @@ fn own_cgroup(text: &str, mount: &Mount) -> PathBuf {
     let path = Path::new(path);
     let below = path.strip_prefix(&mount.root).unwrap_or(Path::new(""));
     clean(below).unwrap_or_default()
+}
+
+/// The v2 directory of a process.
+pub fn v2_directory_of(pid: i32, mount: &Path) -> Option<PathBuf> {
+    let text = file::slurp(Path::new(&format!("/proc/{pid}/cgroup"))).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // What is outside of our cgroup namespace begins with `..`.
+    Some(mount.join(clean(Path::new(path)).unwrap_or_default())).filter(|_| !path.starts_with("/.."))
 }
 
 /// The controllers that a v2 directory has: those that its ancestors pass down.

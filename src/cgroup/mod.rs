@@ -2,10 +2,10 @@
 //!
 //! [`Cgroup`] is self-contained: what `create` finds out about the host is saved with the container, and no later
 //! command has to find it out again. Making and joining are on the way of every start, so this is our own code:
-//! libcgroups reads /proc/self/mountinfo once for each controller (notes/libcontainer.md). It serves for the
-//! systemd driver.
+//! libcgroups reads /proc/self/mountinfo once for each controller.
 
 mod bpf;
+mod delegation;
 mod devices;
 mod file;
 mod freezer;
@@ -22,6 +22,7 @@ mod v2;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -60,10 +61,24 @@ pub struct Cgroup {
     /// the container's own.
     #[serde(skip)]
     made: Vec<PathBuf>,
-    /// Limits that wait for the systemd scope to be there.
+    /// What waits for the systemd scope to be there.
     #[serde(skip)]
-    pending: Option<LinuxResources>,
+    pending: Option<Pending>,
+    /// Who on the host may manage a v2 cgroup and what is below it: somebody in the container.
+    #[serde(skip)]
+    owner: Option<u32>,
 }
+
+#[derive(Clone, Debug)]
+struct Pending {
+    resources: LinuxResources,
+    /// Properties of the scope that annotations ask for.
+    properties: Arc<[systemd::Property]>,
+}
+
+/// crun's annotation: a cgroup below the container's, made when the cgroup namespace is there, so that the container
+/// sees what is above it and may divide it up.
+const DELEGATED: &str = "run.oci.delegate-cgroup";
 
 /// What goes wrong with cgroups.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +88,7 @@ pub enum Error {
     NotMounted,
     #[error("linux.cgroupsPath {0:?} does not name a cgroup below the root")]
     Path(PathBuf),
-    #[error("create cgroup {path}: {reason}", path = path.display())]
+    #[error("unable to apply cgroup configuration: create cgroup {path}: {reason}", path = path.display())]
     Create { path: PathBuf, reason: Os },
     #[error("remove cgroup {path}: {reason}", path = path.display())]
     Remove { path: PathBuf, reason: Os },
@@ -88,20 +103,29 @@ pub enum Error {
     NoFile { path: PathBuf },
     #[error("{path}: {text:?} is not a number", path = path.display())]
     NotANumber { path: PathBuf, text: String },
-    #[error("linux.resources.{field}: cgroup controller {controller} is not available")]
+    #[error(
+        "linux.resources.{field}: cannot set {controller} limit: container could not join or create cgroup \
+         (controller {controller} is not available to us)"
+    )]
     NoController { field: &'static str, controller: &'static str },
-    #[error("linux.resources.{field}: cannot be set, the container has no cgroup")]
+    #[error("linux.resources.{field}: cannot set {field} limit: container could not join or create cgroup")]
     LimitWithoutCgroup { field: &'static str },
     #[error("container has no cgroup")]
     NoCgroup,
     #[error("linux.resources.{0}: not supported on cgroup v2")]
     NotOnV2(&'static str),
-    #[error("linux.resources.unified.{key}: there is no cgroup v2 hierarchy")]
+    #[error("invalid configuration: linux.resources.unified.{key}: there is no cgroup v2 hierarchy")]
     UnifiedOnV1 { key: String },
     #[error("linux.resources.unified.{key:?}: must be of the form CONTROLLER.PARAMETER")]
     UnifiedKey { key: String },
-    #[error("linux.resources.unified.{key}: cgroup controller {controller} is not available")]
+    #[error("linux.resources.unified.{key}: invalid value {value:?}")]
+    UnifiedValue { key: String, value: String },
+    #[error(
+        "invalid configuration: linux.resources.unified.{key}: controller {controller} is not available in cgroup v2"
+    )]
     UnifiedController { key: String, controller: String },
+    #[error("linux.resources.{field}: {list:?} is not a list of numbers such as 0-3,7")]
+    List { field: String, list: String },
     #[error("linux.resources.memory.swappiness: {0} is not between 0 and 100")]
     Swappiness(u64),
     #[error("linux.resources.memory.swap: unable to set swap limit without memory limit")]
@@ -132,14 +156,22 @@ pub enum Error {
     Join { pid: i32, path: PathBuf, reason: Os },
     #[error("container's cgroup unexpectedly frozen")]
     Frozen,
+    #[error("container's cgroup is not empty: {0} process(es) found")]
+    NotEmpty(usize),
+    #[error("hand {path} over to the container: {reason}", path = path.display())]
+    HandOver { path: PathBuf, reason: Os },
+    #[error("annotation {annotation}: {name:?} does not name a cgroup below the container's")]
+    Below { annotation: &'static str, name: String },
+    #[error("annotation run.oci.delegate-cgroup: not supported on cgroup v1")]
+    DelegatedOnV1,
     #[error("cannot toggle freezer: cgroups not configured for container")]
     NoFreezer,
     #[error("unable to freeze {path}: timed out", path = .0.display())]
     FreezeTimeout(PathBuf),
     #[error("systemd not running on this host, cannot use systemd cgroups manager")]
     NoSystemd,
-    #[error("the systemd cgroup manager needs cgroup v2, and this host has v1")]
-    SystemdOnV1,
+    #[error("cannot use rootless systemd cgroups manager on cgroup v1")]
+    RootlessOnV1,
     #[error(
         "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
     )]
@@ -148,8 +180,10 @@ pub enum Error {
     SliceName(String),
     #[error("invalid unit name: {0}")]
     UnitName(String),
+    #[error("annotation {key}: {problem}")]
+    Property { key: String, problem: String },
     #[error("systemd: {0}")]
-    Systemd(String),
+    Systemd(#[from] systemd::BusError),
 }
 
 impl Cgroup {
@@ -167,22 +201,31 @@ impl Cgroup {
         let asked = asked.filter(|path| !path.as_os_str().is_empty());
         let none = LinuxResources::default();
         let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+        let owner = delegation::owner(spec);
         let mut cgroup =
-            Self { manager, hierarchies: Vec::new(), scope: None, made: Vec::new(), pending: None };
+            Self { manager, hierarchies: Vec::new(), scope: None, made: Vec::new(), pending: None, owner };
         match manager {
             Manager::Disabled => match resources::first_limit(resources) {
                 Some(field) => return Err(Error::LimitWithoutCgroup { field }),
                 None => return Ok(cgroup),
             },
             Manager::Systemd => {
-                cgroup.prepare_scope(asked, id, rootless)?;
-                cgroup.pending = Some(resources.clone());
+                let annotations = spec.annotations().as_ref();
+                let scope = systemd::Scope::new(asked, id, rootless, annotations)?;
+                let properties = systemd::asked_properties(annotations)?.into();
+                if scope.is_users() && !is_unified() {
+                    return Err(Error::RootlessOnV1);
+                }
+                cgroup.hierarchies = hierarchy::locate(Some(&Path::new("/").join(scope.directory()?)), id)?;
+                cgroup.scope = Some(scope);
+                cgroup.pending = Some(Pending { resources: systemd::rounded(resources), properties });
             }
             Manager::Cgroupfs => {
                 let optional = rootless && asked.is_none();
                 let made = hierarchy::locate(asked, id)
                     .and_then(|hierarchies| cgroup.make(hierarchies, resources, optional))
-                    .and_then(|()| cgroup.limit(resources, rootless, false));
+                    .and_then(|()| cgroup.limit(resources, rootless, false))
+                    .and_then(|()| cgroup.hand_over(rootless));
                 if let Err(error) = made {
                     processes::unmake(&cgroup.made);
                     return Err(error);
@@ -192,15 +235,26 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    fn prepare_scope(&mut self, asked: Option<&Path>, id: &str, rootless: bool) -> Result<(), Error> {
-        let scope = systemd::Scope::new(asked, id, rootless)?;
-        let mut hierarchies = hierarchy::locate(Some(&scope.directory()?), id)?;
-        if hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1) {
-            return Err(Error::SystemdOnV1);
+    /// Whether v1 hierarchies hold the container, beside v2 or alone.
+    fn on_v1(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1)
+    }
+
+    /// On v2 alone: beside v1, nobody in a container sees the v2 hierarchy as his own.
+    fn hand_over(&self, rootless: bool) -> Result<(), Error> {
+        let (Some(owner), Some(dir), false) =
+            (self.owner, resources::v2_directory(&self.hierarchies), self.on_v1())
+        else {
+            return Ok(());
+        };
+        match delegation::hand_over(dir, Some(owner), None) {
+            // Without the right to give files away, it stays ours, as everything else of an ordinary user.
+            Err(error) if rootless => {
+                tracing::debug!("{error}");
+                Ok(())
+            }
+            result => result,
         }
-        self.hierarchies.append(&mut hierarchies);
-        self.scope = Some(scope);
-        Ok(())
     }
 
     /// Makes a directory in each hierarchy.
@@ -244,10 +298,20 @@ impl Cgroup {
         if has("cpuset") {
             v1::fill_cpuset(path, mount, new)?;
         }
-        // Joining a frozen cgroup would stop us for good.
-        let could_be_frozen = has("freezer") || (pure_v2 && *version == Version::V2);
-        if !new && could_be_frozen && freezer::is_frozen(std::slice::from_ref(hierarchy))? {
-            return Err(Error::Frozen);
+        if !new {
+            let only = std::slice::from_ref(hierarchy);
+            let pure = pure_v2 && *version == Version::V2;
+            // Another container's processes would be limited, and killed, with ours.
+            if has("devices") || pure {
+                match processes::pids(only)?.len() {
+                    0 => {}
+                    count => return Err(Error::NotEmpty(count)),
+                }
+            }
+            // Joining a frozen cgroup would stop us for good.
+            if (has("freezer") || pure) && freezer::is_frozen(only)? {
+                return Err(Error::Frozen);
+            }
         }
         Ok(())
     }
@@ -280,11 +344,87 @@ impl Cgroup {
         }
     }
 
+    /// Starts the systemd scope around its first process, and completes what systemd does not do.
+    fn start_scope(&self, scope: &systemd::Scope, pending: &Pending, pid: i32) -> Result<(), Error> {
+        let on_v1 = self.on_v1();
+        scope.start(pid, on_v1, &pending.properties)?;
+        for hierarchy in &self.hierarchies {
+            let Hierarchy { version, controllers, mount, path } = hierarchy;
+            // These are systemd's own, which has the process in the scope already.
+            let systemds = *version == Version::V2 || controllers.iter().any(|name| name == "name=systemd");
+            if !(systemds && path.exists()) {
+                let new = v1::make_path(path, &mut Vec::new())?;
+                if controllers.iter().any(|name| name == "cpuset") {
+                    v1::fill_cpuset(path, mount, new)?;
+                }
+                processes::add(hierarchy, pid)?;
+            }
+            // Once no process is in the scope itself it may give controllers to a cgroup below.
+            if !on_v1 {
+                v2::make(mount, path, None, &mut Vec::new())?;
+            }
+        }
+        let rules = pending.resources.devices().as_deref().unwrap_or_default();
+        let policy = devices::Policy::of(rules)?;
+        scope.set_properties(&pending.resources, on_v1, Some(&policy))?;
+        self.limit(&pending.resources, scope.is_users(), true)?;
+        self.hand_over(scope.is_users())
+    }
+
+    /// Tells systemd of limits of a scope in use.
+    fn change_scope(&self, scope: &systemd::Scope, resources: &LinuxResources) -> Result<(), Error> {
+        let on_v1 = self.on_v1();
+        if let Some(dir) = resources::v2_directory(&self.hierarchies).filter(|_| !on_v1) {
+            // systemd does not ask before the kernel kills.
+            v2::check_before_update(dir, resources)?;
+        }
+        let policy = resources.devices().as_deref().map(devices::Policy::of).transpose()?;
+        // On v1, systemd denies every device for a moment; nobody must be there to notice.
+        let freeze = on_v1 && policy.is_some() && !self.is_frozen()?;
+        if freeze {
+            self.freeze(true)?;
+        }
+        let result = scope.set_properties(resources, on_v1, policy.as_ref());
+        if freeze {
+            self.freeze(false)?;
+        }
+        result
+    }
+
+    /// Moves the container's first process to a cgroup below the container's and hands that over, if the annotation
+    /// asks for it. The process has its namespaces by now.
+    ///
+    /// # Errors
+    /// [`Error::DelegatedOnV1`], and whatever keeps it from being made.
+    pub fn delegate(&self, spec: &Spec, pid: i32) -> Result<(), Error> {
+        let annotations = spec.annotations().as_ref();
+        let Some(name) = annotations.and_then(|all| all.get(DELEGATED)).filter(|name| !name.is_empty())
+        else {
+            return Ok(());
+        };
+        let name = systemd::below(DELEGATED, name)?;
+        let [hierarchy @ Hierarchy { version: Version::V2, .. }] = &self.hierarchies[..] else {
+            return Err(Error::DelegatedOnV1);
+        };
+        let below = Hierarchy { path: hierarchy.path.join(name), ..hierarchy.clone() };
+        v1::make_path(&below.path, &mut Vec::new())?;
+        processes::add(&below, pid)?;
+        v2::make(&below.mount, &below.path, None, &mut Vec::new())?;
+        let linux = spec.linux().as_ref();
+        let root = |mappings: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
+            delegation::on_host(0, mappings.as_deref().unwrap_or_default())
+        };
+        let (user, group) =
+            (linux.and_then(|l| root(l.uid_mappings())), linux.and_then(|l| root(l.gid_mappings())));
+        if user.is_none() && group.is_none() {
+            return Ok(());
+        }
+        delegation::hand_over(&below.path, user, group)
+    }
+
     /// The v2 directory, for clone3(2)'s `CLONE_INTO_CGROUP`; `None` on v1, and before a systemd scope is there.
     pub fn into_fd(&self) -> Option<OwnedFd> {
-        let path = resources::v2_directory(&self.hierarchies).filter(|_| self.pending.is_none())?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).ok()
+        open_directory(resources::v2_directory(&self.hierarchies).filter(|_| self.pending.is_none())?)
     }
 
     /// The way into the v1 hierarchies for a process that goes itself, to be opened before it is cloned into
@@ -306,21 +446,35 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Write`] with the file of the hierarchy that refused it.
     pub fn add(&self, pid: i32) -> Result<(), Error> {
-        let started = match (&self.scope, &self.pending) {
-            (Some(scope), Some(_)) => {
-                scope.start(pid)?;
-                true
-            }
-            _ => false,
-        };
-        if !started {
-            self.hierarchies.iter().try_for_each(|hierarchy| processes::add(hierarchy, pid))?;
+        if let (Some(scope), Some(pending)) = (&self.scope, &self.pending) {
+            return self.start_scope(scope, pending, pid);
         }
-        if let (Some(scope), Some(resources)) = (&self.scope, &self.pending) {
-            scope.set_properties(resources)?;
-            self.limit(resources, false, true)?;
+        self.hierarchies.iter().try_for_each(|hierarchy| processes::add(hierarchy, pid))
+    }
+
+    /// Moves a process to where another one of the container is: on v2, a cgroup that has given controllers to the
+    /// cgroups below it takes no processes itself (cgroup-v2.rst, "No Internal Process Constraint").
+    ///
+    /// # Errors
+    /// As [`Cgroup::add`].
+    pub fn add_beside(&self, pid: i32, other: i32) -> Result<(), Error> {
+        match self.add(pid) {
+            Err(error) if error.errno() == Some(Errno::BUSY) => match self.directory_of(other) {
+                Some(path) => processes::write_pid(&path, pid),
+                None => Err(error),
+            },
+            result => result,
         }
-        Ok(())
+    }
+
+    /// The v2 directory in which a process of the container is, for clone3(2).
+    pub fn beside_fd(&self, other: i32) -> Option<OwnedFd> {
+        open_directory(&self.directory_of(other)?)
+    }
+
+    fn directory_of(&self, pid: i32) -> Option<PathBuf> {
+        let v2 = self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)?;
+        hierarchy::v2_directory_of(pid, &v2.mount)
     }
 
     /// Changes limits of a cgroup in use. Fields that are not given stay as they are; device rules, where given,
@@ -332,9 +486,15 @@ impl Cgroup {
         if let (Some(field), true) = (resources::first_limit(resources), self.hierarchies.is_empty()) {
             return Err(Error::LimitWithoutCgroup { field });
         }
-        if let Some(scope) = &self.scope {
-            scope.set_properties(resources)?;
-        }
+        let rounded;
+        let resources = match &self.scope {
+            Some(scope) => {
+                rounded = systemd::rounded(resources);
+                self.change_scope(scope, &rounded)?;
+                &rounded
+            }
+            None => resources,
+        };
         resources::apply(&self.hierarchies, resources)?;
         match resources.devices() {
             Some(rules) => self.apply_devices(rules, true),
@@ -372,6 +532,11 @@ impl Cgroup {
         processes::pids(&self.hierarchies)
     }
 
+    /// Whether it is there: not after `remove`, and not where cgroups are disabled or out of reach.
+    pub fn exists(&self) -> bool {
+        processes::directories(&self.hierarchies).any(Path::exists)
+    }
+
     /// Sends a signal to every process of the container. `SIGKILL` reaches frozen ones too.
     ///
     /// # Errors
@@ -401,12 +566,14 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Remove`] where a process stays in it for longer than a second. Every hierarchy is tried.
     pub fn remove(&self) -> Result<(), Error> {
-        if let Some(scope) = &self.scope {
-            scope.stop()?;
-        }
         let mut result = Ok(());
+        if let Some(scope) = &self.scope {
+            // Of v1, systemd removes what it made itself; it is all removed even if systemd does not answer.
+            result = scope.stop();
+        }
         for dir in processes::directories(&self.hierarchies) {
-            result = result.and(processes::remove(dir));
+            let top = self.scope.as_ref().map_or(dir, |scope| scope.top(dir));
+            result = result.and(processes::remove(top));
         }
         processes::unmake(&self.made);
         result
@@ -416,6 +583,10 @@ impl Cgroup {
     pub fn mounts(&self) -> Vec<(PathBuf, String)> {
         self.hierarchies.iter().map(|hierarchy| (hierarchy.path.clone(), hierarchy.name())).collect()
     }
+}
+
+fn open_directory(path: &Path) -> Option<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// Whether we are in a user namespace, where the kernel lets nobody write device rules.

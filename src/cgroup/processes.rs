@@ -1,12 +1,13 @@
 //! The processes of a cgroup: joining it, finding them, killing them, and removing what they leave.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 
 use super::file::{children, read, write};
 use super::hierarchy::{Hierarchy, Version};
@@ -15,14 +16,19 @@ use super::{Error, freezer};
 
 /// Moves a process into the container's cgroup of one hierarchy.
 pub fn add(hierarchy: &Hierarchy, pid: i32) -> Result<(), Error> {
+    write_pid(&hierarchy.path, pid)
+}
+
+/// Moves a process into a directory.
+pub fn write_pid(dir: &Path, pid: i32) -> Result<(), Error> {
     for _ in 0..5 {
-        match write(&hierarchy.path, "cgroup.procs", &pid.to_string()) {
+        match write(dir, "cgroup.procs", &pid.to_string()) {
             // What the kernel says of a process that it is just starting (kernel commit 38dca9f0).
             Err(error) if error.errno() == Some(Errno::INVAL) => sleep(Duration::from_millis(10)),
             result => return result,
         }
     }
-    write(&hierarchy.path, "cgroup.procs", &pid.to_string())
+    write(dir, "cgroup.procs", &pid.to_string())
 }
 
 /// Open files by which a process puts itself into v1 cgroups.
@@ -110,16 +116,26 @@ pub fn kill_all(hierarchies: &[Hierarchy], signal: i32) -> Result<(), Error> {
     let was_frozen = freezer::is_frozen(hierarchies).unwrap_or(false);
     // Frozen processes do not fork. Where freezing is not possible, signals are sent all the same.
     let frozen = was_frozen || freezer::freeze(hierarchies, true).is_ok();
-    let result = pids(hierarchies).map(|pids| {
-        for pid in pids {
-            // SAFETY: kill(2) takes two numbers. A process that is gone by now gives ESRCH, which is as good.
-            unsafe { libc::kill(pid, signal) };
-        }
-    });
+    let result = signal_each(hierarchies, signal);
     if frozen && (!was_frozen || signal == libc::SIGKILL) {
         ignore_absent(freezer::freeze(hierarchies, false))?;
     }
     result
+}
+
+fn signal_each(hierarchies: &[Hierarchy], signal: i32) -> Result<(), Error> {
+    let open = |pid: i32| {
+        let fd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some((pid, fd))
+    };
+    let opened: Vec<_> = pids(hierarchies)?.into_iter().filter_map(open).collect();
+    // What ended before it was opened may have left its pid to a stranger: it is not in the list any more.
+    let still = pids(hierarchies)?;
+    for (_, process) in opened.iter().filter(|(pid, _)| still.binary_search(pid).is_ok()) {
+        // Who is gone by now has what was meant for him.
+        let _ = crate::container::signal(process.as_fd(), signal);
+    }
+    Ok(())
 }
 
 fn ignore_absent(result: Result<(), Error>) -> Result<(), Error> {

@@ -81,7 +81,9 @@ fn has_cpuset(r: &LinuxResources) -> bool {
 
 fn has_memory(r: &LinuxResources) -> bool {
     r.memory().as_ref().is_some_and(|m| {
-        [m.limit(), m.swap(), m.reservation()].iter().any(|value| value.unwrap_or(0) != 0)
+        [m.limit(), m.swap(), m.reservation(), m.kernel(), m.kernel_tcp()]
+            .iter()
+            .any(|value| value.unwrap_or(0) != 0)
             || m.swappiness().is_some()
             || m.disable_oom_killer() == Some(true)
             || m.use_hierarchy().is_some()

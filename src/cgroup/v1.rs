@@ -14,9 +14,17 @@ const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 pub fn memory(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
     let Some(memory) = r.memory() else { return Ok(()) };
     memory_and_swap(dir, memory.limit().unwrap_or(0), memory.swap().unwrap_or(0))?;
-    if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
-        // The kernel dropped kernel memory limits; runc ignores these fields as well.
-        tracing::warn!("linux.resources.memory: kernel and kernelTCP are ignored");
+    for (file, field, limit) in [
+        ("memory.kmem.limit_in_bytes", "kernel", memory.kernel()),
+        ("memory.kmem.tcp.limit_in_bytes", "kernelTCP", memory.kernel_tcp()),
+    ] {
+        match limit.filter(|limit| *limit != 0).map_or(Ok(()), |limit| write(dir, file, &limit.to_string())) {
+            // Linux is about to lose them: 5.16 stopped to obey the first, later ones have no such file.
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::OPNOTSUPP)) => {
+                tracing::warn!("linux.resources.memory.{field} is ignored: {error}");
+            }
+            result => result?,
+        }
     }
     if let Some(reservation) = memory.reservation().filter(|value| *value != 0) {
         write(dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;

@@ -90,9 +90,7 @@ pub fn memory(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
         tracing::warn!("linux.resources.memory: kernel and kernelTCP are ignored");
     }
     let (limit, total) = (memory.limit().unwrap_or(0), memory.swap().unwrap_or(0));
-    if memory.check_before_update() == Some(true) {
-        check_usage(dir, limit, total)?;
-    }
+    check_before_update(dir, r)?;
     if let Some(swap) = swap_alone(total, limit)? {
         match write(dir, "memory.swap.max", &or_max(swap)) {
             // A kernel that does not account for swap does what is asked if that is "no limit" or "none".
@@ -110,7 +108,7 @@ pub fn memory(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
 }
 
 /// v1 limits memory and swap together, v2 swap alone. `None` where swap stays as it is.
-fn swap_alone(total: i64, limit: i64) -> Result<Option<i64>, Error> {
+pub fn swap_alone(total: i64, limit: i64) -> Result<Option<i64>, Error> {
     match (total, limit) {
         (0, -1) | (-1, _) => Ok(Some(-1)),
         (0, _) => Ok(None),
@@ -122,11 +120,15 @@ fn swap_alone(total: i64, limit: i64) -> Result<Option<i64>, Error> {
 }
 
 /// v2 kills at once what exceeds a new limit; `checkBeforeUpdate` asks to refuse such a limit instead.
-fn check_usage(dir: &Path, limit: i64, total: i64) -> Result<(), Error> {
+pub fn check_before_update(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
+    let Some(memory) = r.memory().filter(|memory| memory.check_before_update() == Some(true)) else {
+        return Ok(());
+    };
     // There is nothing to compare in a cgroup without the file.
     let Some(usage) = optional(read_number(dir, "memory.current"))? else { return Ok(()) };
-    let exceeded = |value: i64| value > 0 && u64::try_from(value).is_ok_and(|value| value <= usage);
-    match [limit, total].into_iter().find(|value| exceeded(*value)) {
+    let limits = [memory.limit(), memory.swap()].into_iter().flatten();
+    let exceeded = |value: &i64| *value > 0 && u64::try_from(*value).is_ok_and(|value| value <= usage);
+    match limits.into_iter().find(exceeded) {
         Some(limit) => Err(Error::MemoryBelowUsage { limit, usage }),
         None => Ok(()),
     }
@@ -167,7 +169,7 @@ pub fn cpu(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
 /// `cpu.shares` (2 to 262144, default 1024) to `cpu.weight` (1 to 10000, default 100): the curve through these
 /// three points that runc 1.4 and crun 1.23 use. The line that came before it made 39 of the default.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn weight(shares: u64) -> u64 {
+pub fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,
@@ -234,13 +236,16 @@ pub fn hugetlb(dir: &Path, r: &LinuxResources) -> Result<(), Error> {
     Ok(())
 }
 
-/// One entry of `linux.resources.unified`: the name of a file, and lines for it.
-pub fn unified(dir: &Path, key: &str, value: &str) -> Result<(), Error> {
+/// Refuses a key of `linux.resources.unified` that is not the name of a controller's file.
+pub fn check_key(key: &str) -> Result<(), Error> {
     let well_formed =
         !key.contains('/') && key.split_once('.').is_some_and(|(controller, _)| !controller.is_empty());
-    if !well_formed {
-        return Err(Error::UnifiedKey { key: key.into() });
-    }
+    if well_formed { Ok(()) } else { Err(Error::UnifiedKey { key: key.into() }) }
+}
+
+/// One entry of `linux.resources.unified`: the name of a file, and lines for it.
+pub fn unified(dir: &Path, key: &str, value: &str) -> Result<(), Error> {
+    check_key(key)?;
     match write_lines(dir, key, value.trim_end().lines()) {
         Err(error @ (Error::NoFile { .. } | Error::Open { .. })) => {
             let controller = key.split('.').next().unwrap_or(key);

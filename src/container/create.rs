@@ -159,7 +159,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
 
     // The container's process.
     let (ours, theirs) = sync::pair()?;
-    let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !namespaces.needs_helper())?;
+    let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !namespaces.needs_helper(), None)?;
     let into = cgroup.v2.as_ref().map(AsFd::as_fd);
     let map_ids = |pid| userns::map_ids(pid, &spec);
     let (pid, pidfd) = match namespaces.clone_into(into, &ours, &theirs, map_ids)? {
@@ -228,6 +228,9 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     while !served.next(&ours, answer)? {}
     let terminal = served.terminal;
 
+    if let Some(cgroup) = &container.state.cgroup {
+        cgroup.delegate(&spec, pid)?;
+    }
     tracing::debug!(pid, "container {}: process is set up", request.id);
     container.state.init = Process::find(pid);
     container.save()?;
@@ -490,23 +493,31 @@ pub(super) struct JoinCgroup {
     /// What the process itself enters.
     pub(super) v1: Option<cgroup::Entrance>,
     by_parent: bool,
+    /// The process to go to where the container's own cgroup takes none.
+    beside: Option<i32>,
 }
 
 impl JoinCgroup {
     /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
-    pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool) -> Result<Self, Error> {
+    pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool, beside: Option<i32>) -> Result<Self, Error> {
         let Some(cgroup) = cgroup else { return Ok(Self::default()) };
         let v2 = cgroup.into_fd();
         let v1 = cgroup.entrance()?;
         // A systemd scope begins with its first process, which the parent names.
         let by_parent = v1.is_none() || (v2.is_some() && !cloned);
-        Ok(Self { v2, v1, by_parent })
+        Ok(Self { v2, v1, by_parent, beside })
     }
 
     /// What is left for the parent to do.
     pub(super) fn finish(self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
         match cgroup {
-            Some(cgroup) if self.by_parent => Ok(cgroup.add(pid)?),
+            Some(cgroup) if self.by_parent => {
+                match self.beside {
+                    Some(other) => cgroup.add_beside(pid, other)?,
+                    None => cgroup.add(pid)?,
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -98,7 +98,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let kinds = namespace_flags(&spec);
     let with_helper = kinds.contains(ThreadNameSpaceType::USER);
     let cgroup = match request.cgroup {
-        None => JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper)?,
+        None => JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper, Some(init.pid))?,
         Some(_) => JoinCgroup::default(),
     };
     let before = affinity.initial.as_ref().map(|initial| initial.visit()).transpose()?;
@@ -119,7 +119,8 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         )
     } else {
         let enter = || join(kinds & ThreadNameSpaceType::PROCESS_ID);
-        let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd))?;
+        let beside = || container.state.cgroup.as_ref()?.beside_fd(init.pid);
+        let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd), beside)?;
         (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
     };
     if let Some(before) = before.filter(|_| matches!(cloned, Cloned::Parent { .. })) {

@@ -94,10 +94,12 @@ impl Container {
     /// [`Error::NotRunning`] when there is nobody to receive it.
     pub fn kill(&self, signal: i32, all: bool) -> Result<(), Error> {
         let status = self.status()?;
-        // Nothing ends the others with an init that is not pid 1 of a namespace of its own, and they may outlive it.
-        if all || (signal == libc::SIGKILL && self.state.cgroup.is_some() && !self.has_own_pids()) {
-            self.cgroup()?.kill_all(signal)?;
-            return Ok(());
+        // The end of init ends the others only in a pid namespace of their own; elsewhere they may outlive it.
+        if all || (signal == libc::SIGKILL && !self.has_own_pids()) {
+            return match self.kill_all(signal)? {
+                false if status == Status::Stopped && !all => Err(Error::NotRunning),
+                _ => Ok(()),
+            };
         }
         if matches!(status, Status::Stopped | Status::Creating) {
             return Err(Error::NotRunning);
@@ -113,6 +115,25 @@ impl Container {
             self.cgroup()?.freeze(false)?;
         }
         Ok(())
+    }
+
+    /// Sends a signal to every process; false if there is nothing that could hold any.
+    fn kill_all(&self, signal: i32) -> Result<bool, Error> {
+        match &self.state.cgroup {
+            Some(cgroup) if cgroup.exists() => {
+                cgroup.kill_all(signal)?;
+                Ok(true)
+            }
+            _ => {
+                let Some(init) = self.state.init else { return Ok(false) };
+                let family = init.family(self.has_own_pids());
+                for process in &family {
+                    let failed = |reason| Error::Kill { signal, pid: process.pid, reason };
+                    process.signal(signal).map_err(failed)?;
+                }
+                Ok(!family.is_empty())
+            }
+        }
     }
 
     /// Removes a stopped container; with `force`, one in any state.

@@ -29,7 +29,7 @@ pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
 pub use exec::{Exec, Executed, exec};
 pub use lifecycle::remove_leftovers;
-pub use process::Process;
+pub use process::{Process, signal};
 pub use restore::{Restore, Restored, restore};
 pub use status::Status;
 

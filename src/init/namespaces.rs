@@ -132,7 +132,7 @@ impl Namespaces {
         let Some(pid_namespace) = self.joined.iter().find(|j| j.kind == LinuxNamespaceType::Pid) else {
             return clone3(self.new, cgroup).map_err(Error::Clone);
         };
-        clone_into_pid_namespace(|| pid_namespace.enter(), self.new, cgroup)
+        clone_into_pid_namespace(|| pid_namespace.enter(), self.new, cgroup, || None)
     }
 
     /// What is left to enter for the new process itself, once its ids are mapped and it is in its cgroup.
@@ -270,7 +270,8 @@ pub fn become_root() -> Result<(), Error> {
     }
 }
 
-/// Makes a process in the pid namespace that `enter` enters, which takes effect for children only.
+/// Makes a process in the pid namespace that `enter` enters, which takes effect for children only. A cgroup v2 that
+/// takes no processes is replaced by the `other` one.
 ///
 /// # Errors
 /// [`Error::Clone`], or what `enter` failed with.
@@ -278,11 +279,19 @@ pub fn clone_into_pid_namespace(
     enter: impl FnOnce() -> Result<(), Error>,
     new: u32,
     cgroup: Option<BorrowedFd<'_>>,
+    other: impl FnOnce() -> Option<OwnedFd>,
 ) -> Result<Cloned, Error> {
     // Our other children, hooks and the compiler among them, must not be born in there.
     let own = File::open("/proc/self/ns/pid").map_err(|e| Error::Clone(e.into()))?;
     enter()?;
-    let cloned = clone3(new, cgroup).map_err(Error::Clone)?;
+    let cloned = match clone3(new, cgroup) {
+        Err(reason) if reason.errno() == Some(libc::EBUSY) => match other() {
+            Some(other) => clone3(new, Some(other.as_fd())),
+            None => Err(reason),
+        },
+        result => result,
+    }
+    .map_err(Error::Clone)?;
     if matches!(cloned, Cloned::Parent { .. }) {
         set_namespace(own.as_fd(), LinuxNamespaceType::Pid).map_err(|e| Error::Clone(e.into()))?;
     }

@@ -18,9 +18,17 @@ const HOST: &str = "/sys/fs/cgroup";
 /// Flags every hierarchy has, as in runc.
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
+/// crun's annotation: the destination at which a systemd that does not know cgroup v2 finds the one hierarchy of v1
+/// that it needs.
+const FORCE_V1: &str = "run.oci.systemd.force_cgroup_v1";
+
 /// A mount of type `cgroup` or `cgroup2`. Both mean what the host has.
 pub(super) fn mount(ctx: &Context, root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
     let (target, _) = mount_point(root, dest, Kind::Directory)?;
+    let forced = ctx.spec.annotations().as_ref().and_then(|annotations| annotations.get(FORCE_V1));
+    if forced.is_some_and(|at| Path::new(at) == dest) {
+        return systemds_v1(root, &target, dest, options);
+    }
     if unified(ctx) { v2(ctx, root, &target, dest, options) } else { v1(ctx, root, &target, dest, options) }
 }
 
@@ -81,6 +89,21 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
         Attributes::READ_ONLY.apply(top.as_fd(), false).map_err(Error::attributes(dest))?;
     }
     propagate(top.as_fd(), dest, options)
+}
+
+/// A tmpfs with the v1 hierarchy that has no controllers. The host must have it mounted already: the kernel makes
+/// none from inside a namespace.
+fn systemds_v1(root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+    let flags = options.new_mount_flags().difference(MountFlags::RDONLY);
+    new(target, Path::new("tmpfs"), "tmpfs", flags, &["size=1024k".to_owned()])
+        .map_err(Error::mount("tmpfs", dest))?;
+    let top = reopen(root, dest)?;
+    fchdir(&top).map_err(Error::mount_point(dest))?;
+    let dest = dest.join("systemd");
+    mkdirat(CWD, "systemd", Mode::from_raw_mode(0o755)).map_err(Error::mount_point(&dest))?;
+    mount_fs(c"cgroup", "systemd", c"cgroup", options.new_mount_flags(), c"none,name=systemd,xattr")
+        .map_err(Error::mount("cgroup", &dest))?;
+    propagate(top.as_fd(), &dest, options)
 }
 
 /// Mounts one hierarchy as the cgroup namespace shows it; `false` if that is not allowed here.
