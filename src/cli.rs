@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::cgroup;
@@ -235,11 +235,19 @@ fn usage(error: &clap::Error) -> ExitCode {
                 );
                 return ExitCode::from(3);
             }
+            if let (ErrorKind::InvalidValue, Some(flag), Some(ContextValue::String(value))) =
+                (kind, error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+                && value.is_empty()
+            {
+                // The words of getopt_long(3), by which podman finds out which flags there are.
+                eprintln!("coracle: option '{flag}' requires an argument (see 'coracle --help')");
+                return ExitCode::FAILURE;
+            }
             let text = error.to_string();
             // A missing argument is named on the lines after the first, each by itself.
             let words: Vec<&str> = text
                 .lines()
-                .take_while(|line| !line.starts_with("Usage"))
+                .take_while(|line| !line.starts_with("Usage") && !line.starts_with("For more"))
                 .flat_map(str::split_whitespace)
                 .collect();
             eprintln!("coracle: {} (see 'coracle --help')", words.join(" ").trim_start_matches("error: "));
