@@ -307,7 +307,7 @@ fn check_sysctl(spec: &Spec) -> Result<(), Error> {
         "kernel.shm_rmid_forced",
     ];
     let Some(sysctl) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
-    for key in sysctl.keys() {
+    for (key, value) in sysctl {
         let name = key.replace('/', ".");
         let problem = if name.contains("..") || name.starts_with('.') {
             Some("is not the name of a sysctl")
@@ -316,7 +316,9 @@ fn check_sysctl(spec: &Spec) -> Result<(), Error> {
         } else if name.starts_with("net.") {
             (!has_namespace(spec, LinuxNamespaceType::Network))
                 .then_some("is not in a separate network namespace")
-        } else if name == "kernel.domainname" && spec.domainname().as_ref().is_some_and(|n| !n.is_empty()) {
+        } else if name == "kernel.domainname"
+            && spec.domainname().as_ref().is_some_and(|n| !n.is_empty() && n != value)
+        {
             Some("conflicts with the field domainname")
         } else if name == "kernel.domainname" {
             (!has_namespace(spec, LinuxNamespaceType::Uts)).then_some("is not in a separate UTS namespace")

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,11 @@ impl Output {
         };
         let [out, err] = OUTPUT;
         Ok(Self([open(out)?, open(err)?]))
+    }
+
+    /// The open files.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().flatten().map(AsFd::as_fd)
     }
 }
 

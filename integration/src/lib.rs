@@ -13,6 +13,7 @@ mod container;
 mod engine;
 mod guest;
 mod host;
+mod receiver;
 
 pub use command::{Finished, Job, Run, command, eventually};
 pub use console::{ConsoleSocket, Terminal};
@@ -20,6 +21,7 @@ pub use container::{Container, reap};
 pub use engine::Engine;
 pub use guest::{c, rust, wat};
 pub use host::{Host, busybox_root};
+pub use receiver::Receiver;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -288,3 +288,31 @@ fn into_a_user_namespace() -> Result<()> {
     c.exec(&["readlink", "/proc/self/ns/user"])?.ok()?.prints(link.to_str().context("link")?)?;
     Ok(())
 }
+
+#[test]
+fn into_a_cgroup_below_the_containers() -> Result<()> {
+    let host = Host::new()?;
+    let c = running(&host, |_| {})?;
+    let own = c.proc("cgroup")?;
+    let directories: Vec<_> = Host::cgroup_dirs(c.cgroup()).iter().map(|d| d.join("below")).collect();
+    let exec = |place: &str| c.exec_with(&["--cgroup", place], &["cat", "/proc/self/cgroup"]);
+    exec("below")?.exits(255)?.fails_with("/below/cgroup.procs: no such file")?;
+    exec("..")?.exits(255)?.fails_with(".. is not a sub cgroup path")?;
+    exec("nonsense:below")?.exits(255)?.fails_with("unknown controller nonsense")?;
+    directories.iter().try_for_each(fs::create_dir)?;
+    if let Some(dir) = directories.iter().find(|d| d.join("cpuset.cpus").exists() && d.join("tasks").exists())
+    {
+        // A v1 cpuset takes processes only when it has CPUs and memory.
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            fs::write(dir.join(name), fs::read(dir.with_file_name(name))?)?;
+        }
+    }
+    let inside = exec("below")?.ok()?.stdout;
+    for (before, after) in own.lines().zip(inside.lines()) {
+        let mine = before.contains(c.cgroup());
+        assert_eq!(after, if mine { format!("{before}/below") } else { before.to_owned() });
+    }
+    exec("/")?.ok()?.prints(own.trim())?;
+    directories.iter().rev().try_for_each(fs::remove_dir)?;
+    Ok(())
+}

@@ -158,3 +158,75 @@ fn a_hook_that_is_not_there() -> Result<()> {
     c.try_create(&[])?.exits(1)?.fails_with("/nosuch/hook")?;
     host.is_clean()
 }
+
+/// The container is stopped and goes (runtime.md, "Lifecycle"), its poststop hooks included.
+#[test]
+fn a_poststart_hook_that_fails_ends_the_container() -> Result<()> {
+    let host = Host::new()?;
+    let log = host.path().join("log");
+    for by_run in [true, false] {
+        let mut c = host.container(&["sleep", "1000"])?;
+        failing(&mut c, "poststart");
+        c.config["hooks"]["poststop"] = hook(&log, "poststop");
+        let failed = if by_run {
+            c.save()?;
+            c.run_command(&["--detach"])?.finish()?
+        } else {
+            c.create()?;
+            c.verb("start").finish()?
+        };
+        failed.exits(1)?.fails_with("error running poststart hook #0: /bin/sh")?.fails_with("because")?;
+        c.verb("state").finish()?.fails_with("does not exist")?;
+    }
+    assert_eq!(lines(&log), ["poststop stopped", "poststop stopped"]);
+    host.is_clean()
+}
+
+#[test]
+fn poststop_hooks_after_one_that_fails_run_all_the_same() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["true"])?;
+    let log = host.path().join("log");
+    failing(&mut c, "poststop");
+    let more = hook(&log, "second")[0].clone();
+    c.config["hooks"]["poststop"].as_array_mut().context("hooks")?.push(more);
+    c.create()?.start()?;
+    c.wait_exit()?;
+    let done = c.verb("delete").finish()?.ok()?;
+    assert!(done.stderr.contains("poststop hook failed with exit code 3"), "{done}");
+    assert_eq!(lines(&log), ["second stopped"]);
+    host.is_clean()
+}
+
+#[test]
+fn output_goes_to_files_that_annotations_name() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["true"])?;
+    let [out, err] = ["out", "err"].map(|name| host.path().join(name));
+    c.annotate("run.oci.hooks.stdout", out.to_str().context("path")?);
+    c.annotate("run.oci.hooks.stderr", err.to_str().context("path")?);
+    let script = |name: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name}; echo {name} >&2")]}]);
+    c.config["hooks"] = json!({"createRuntime": script("a"), "createContainer": script("b"),
+        "startContainer": script("c"), "poststart": script("d"), "poststop": script("e")});
+    c.create()?.start()?;
+    c.wait_exit()?;
+    c.delete()?;
+    for file in [out, err] {
+        let mut found = lines(&file);
+        found.sort();
+        assert_eq!(found, ["a", "b", "c", "d", "e"]);
+    }
+    host.is_clean()
+}
+
+#[test]
+fn a_start_hook_has_the_programs_environment_and_pid() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["cat", "/seen"])?;
+    c.config["process"]["env"] = json!(["PATH=/bin", "A=first", "A=b", "HOME="]);
+    let script = "echo \"$A $HOME $(tr -d ' ' | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/')\" > /seen";
+    c.config["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    let done = c.run()?.ok()?;
+    assert!(done.stdout.starts_with("b /") && done.stdout.trim().ends_with(" 1"), "{done}");
+    Ok(())
+}

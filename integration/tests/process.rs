@@ -241,3 +241,47 @@ fn what_is_not_done_is_refused() -> Result<()> {
     c.try_create(&[])?.exits(1)?.fails_with("seccomp")?;
     host.is_clean()
 }
+
+#[test]
+fn variables_of_the_environment() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&[])?;
+    c.config["process"]["env"] = json!(["A=1", "PATH=/bin", "A=2", "HOME="]);
+    assert_eq!(script(&mut c, "echo $A $HOME; env | grep -c ^A=")?, "2 /root\n1");
+    for (variable, text) in [("A", "missing '='"), ("=b", "name cannot be empty")] {
+        c.config["process"]["env"] = json!([variable]);
+        c.try_create(&[])?.exits(1)?.fails_with(text)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn unknown_and_impossible_capabilities_are_warned_of() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["grep", "CapEff", "/proc/self/status"])?;
+    c.config["process"]["capabilities"] = json!({"effective": ["CAP_CHOWN", "CAP_OF_THE_FUTURE"], "permitted": ["CAP_CHOWN"],
+            "bounding": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]});
+    let done = c.run()?.ok()?.prints("CapEff:\t0000000000000001")?;
+    assert!(done.stderr.contains("unknown capability CAP_OF_THE_FUTURE"), "{done}");
+    assert!(
+        done.stderr.contains("can't raise ambient capability CAP_CHOWN: operation not permitted"),
+        "{done}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_engines_groups_are_kept_on_request() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["grep", "^Groups", "/proc/self/status"])?;
+    c.config["process"]["user"] = json!({"uid": 0, "gid": 0, "additionalGids": [7]});
+    let groups = |c: &Container| -> Result<String> { Ok(c.run()?.ok()?.stdout.trim().replace('\t', " ")) };
+    assert_eq!(groups(&c)?, "Groups: 7");
+    c.annotate("run.oci.keep_original_groups", "1");
+    let own = std::fs::read_to_string("/proc/self/status")?;
+    let own = own.lines().find(|l| l.starts_with("Groups")).context("groups")?.trim().replace('\t', " ");
+    assert_eq!(groups(&c)?, own);
+    c.annotate("run.oci.keep_original_groups", "0");
+    assert_eq!(groups(&c)?, "Groups: 7");
+    Ok(())
+}

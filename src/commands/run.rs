@@ -43,7 +43,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let failure = match started {
         // The stream ends with the exec.
         Ok(None) => None,
-        Ok(Some(Message::Failed(text))) => Some(Error::new(text)),
+        Ok(Some(Message::Failed(text))) => {
+            // The words of the container's process, which said them itself if we had been `start`.
+            eprintln!("{text}");
+            let _ = container.delete(true);
+            return Ok(1);
+        }
         Ok(Some(_)) => Some(Error::new("an unexpected message from the container's process")),
         Err(error) => Some(error.into()),
     };

@@ -175,9 +175,6 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         }
     };
     while !served.next(&ours, answer)? {}
-    if let Some(socket) = pidfd_socket {
-        socket.send("setns", &pidfd)?;
-    }
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
     }
@@ -187,6 +184,9 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         None => {}
         Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
         Some(_) => return Err(init::Error::Unexpected.into()),
+    }
+    if let Some(socket) = pidfd_socket {
+        socket.send("setns", &pidfd)?;
     }
     child.0 = None;
     Ok(Executed { pid, pidfd, terminal: served.terminal })

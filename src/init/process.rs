@@ -4,8 +4,6 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -100,7 +98,23 @@ pub fn become_program(
 
     socket.send(&Message::Ready)?;
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
-    let socket = await_start(first.and_then(|c| c.fifo.as_ref()), socket)?;
+    let socket = match first.and_then(|c| c.fifo.as_ref().map(|fifo| (c, fifo))) {
+        Some((container, fifo)) => {
+            drop(socket);
+            let mut keep = vec![fifo.as_fd()];
+            keep.extend(container.hooks.descriptors());
+            if let entrypoint::Program::Handler { program, artifact } = &target {
+                keep.extend([program.as_fd(), artifact.as_fd()]);
+            }
+            scene::close_others(program.preserve_fds, &keep)?;
+            await_start(fifo)?;
+            None
+        }
+        None => {
+            socket.await_continue()?;
+            Some(socket)
+        }
+    };
     if let Some(container) = first
         && let Some(hooks) = container.spec.hooks()
     {
@@ -212,17 +226,13 @@ fn forbid_new_privileges() -> Result<(), Error> {
     rustix::thread::set_no_new_privs(true).map_err(|e| Error::step("set no_new_privs", e))
 }
 
-/// Waits until the program may run. Over a fifo, the runtime that made us may be long gone by then.
-fn await_start(fifo: Option<&OwnedFd>, socket: Socket) -> Result<Option<Socket>, Error> {
-    let Some(fifo) = fifo else {
-        socket.await_continue()?;
-        return Ok(Some(socket));
-    };
-    drop(socket);
+/// Waits until the program may run. The runtime that made us may be long gone by then.
+fn await_start(fifo: &OwnedFd) -> Result<(), Error> {
     foreground::die_of_signals();
-    let fifo = fifo.try_clone().map_err(|e| Error::step("wait for start", Os::from(e).0))?;
-    File::from(fifo).read_exact(&mut [0]).map_err(|e| Error::step("wait for start", Os::from(e).0))?;
-    Ok(None)
+    match rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut [0])) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::step("wait for start", errno)),
+    }
 }
 
 /// The exec. Returns only when it failed.

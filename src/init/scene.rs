@@ -1,7 +1,7 @@
 //! The surroundings of a container's process that are neither its root file system nor its identity.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
@@ -27,6 +27,30 @@ pub fn close_on_exec(preserve_fds: u32) -> Result<(), Error> {
         Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => mark_each(first),
         reason => Err(Error::step("close_range", reason.0)),
     }
+}
+
+/// Closes every descriptor but the program's and those of `keep`, where we stay for long: whoever waits for the end of a
+/// stream must not wait for us, and the fewer of the host's files are open the better. What closes is not used again,
+/// for all that is left for this process is to execute the program or to end.
+pub fn close_others(preserve_fds: u32, keep: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    keep.sort_unstable();
+    keep.push(u32::MAX);
+    let mut first = 3 + preserve_fds;
+    for kept in keep {
+        if first < kept {
+            // SAFETY: closes descriptors that nothing here uses any more.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
+            match Os::last() {
+                // Before Linux 5.9 they stay open until the exec.
+                _ if result == 0 => {}
+                Os(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
+                reason => return Err(Error::step("close_range", reason.0)),
+            }
+        }
+        first = first.max(kept.saturating_add(1));
+    }
+    Ok(())
 }
 
 fn mark_each(first: u32) -> Result<(), Error> {
