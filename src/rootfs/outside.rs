@@ -2,10 +2,11 @@
 //!
 //! In a user namespace, init is root by name only: it may be unable to reach a bind source that belongs to the
 //! host's root, it may make no device files, and the ids of a mount are mapped with the rights of its file
-//! system's owner. The runtime has all these rights. It works in init's mount namespace while init waits, so that
-//! a source may lie on an earlier mount of the same container.
+//! system's owner. The runtime has all these rights. Where it matters, it works in init's mount namespace while init
+//! waits: a source may lie on an earlier mount of the same container.
 
 use std::fmt;
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::devices::Node;
 use super::options::Options;
-use super::resolve::NOFOLLOW;
+use super::resolve::{NOFOLLOW, clean};
 use super::{Error, attributes, bind, idmap};
 
 /// What init asks for, as an index in config.json's list.
@@ -86,19 +87,19 @@ impl Server<'_> {
         Ok(Some(tree))
     }
 
-    /// Clones the source as init sees it.
+    /// Clones the source. What lies below the root file system may be covered by a mount that init has made, and
+    /// is cloned as init sees it. Everything else is better cloned here: in there, the host's read-only mounts and
+    /// the like are locked, and its mounts below the source cannot be left out (mount_namespaces(7)).
     fn clone(&self, source: &Path, options: &Options) -> Result<OwnedFd, Errno> {
-        match visit(self.pid, || bind::clone(CWD, source, options)).and_then(|tree| tree) {
-            // What the host has mounted below the source is locked in there, and cannot be left out. A clone
-            // made here is a peer of the host's mount, where one made there is a slave.
-            Err(Errno::INVAL) => {
-                let tree = bind::clone(CWD, source, options)?;
-                let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-                attributes::set_propagation(tree.as_fd(), slave)?;
-                Ok(tree)
-            }
-            result => result,
+        let real = fs::canonicalize(source).unwrap_or_else(|_| clean(source));
+        if real.starts_with(self.rootfs) {
+            return visit(self.pid, || bind::clone(CWD, source, options))?;
         }
+        let tree = bind::clone(CWD, source, options)?;
+        // It is a peer of the host's mount, where one made by init would be a slave.
+        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        attributes::set_propagation(tree.as_fd(), slave)?;
+        Ok(tree)
     }
 
     /// On a file system of its own, that is covered by nothing and seen by nobody while it is attached.
