@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::{log, rootless};
 
 /// Version of the runtime and, on a line of its own, of the specification.
-const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1");
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
 #[derive(Parser)]
 #[command(

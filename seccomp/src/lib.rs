@@ -86,6 +86,11 @@ pub const FLAGS: &[&str] = &[
 const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 const NEW_LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
 
+/// The version of libseccomp, which knows the names of system calls.
+pub fn library_version() -> String {
+    libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default()
+}
+
 /// The longest program that the kernel takes (BPF_MAXINSNS).
 const MAX_INSTRUCTIONS: usize = 4096;
 

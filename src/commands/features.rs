@@ -9,8 +9,8 @@ use std::io::Write;
 
 use oci_spec::runtime::{
     ApparmorBuilder, Arch, CgroupBuilder, Features, FeaturesBuilder, IDMapBuilder, IntelRdtBuilder,
-    LinuxFeatureBuilder, LinuxNamespaceType, LinuxSeccompAction, MountExtensionsBuilder, NetDevicesBuilder,
-    SeccompBuilder, SelinuxBuilder,
+    LinuxFeatureBuilder, LinuxNamespaceType, LinuxSeccompAction, MemoryPolicyBuilder, MountExtensionsBuilder,
+    NetDevicesBuilder, SeccompBuilder, SelinuxBuilder,
 };
 
 use serde::de::DeserializeOwned;
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::rootfs::MOUNT_OPTIONS;
 
 /// The version of the runtime specification that config.json is understood by.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";
 
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -41,7 +41,28 @@ const WASM_HANDLERS: &str = "wasi";
 
 /// Annotations of a config.json that change how a container is run: an engine should pass them on only from
 /// whom it trusts with that. One that ends in a dot is a prefix.
-const ANNOTATIONS: [&str; 3] = ["run.oci.", "module.wasm.", "org.coracle."];
+const ANNOTATIONS: [&str; 7] = [
+    "io.kubernetes.cri-o.ContainerType",
+    "io.kubernetes.cri.container-type",
+    "module.wasm.",
+    "org.coracle.",
+    "org.criu.config",
+    "org.systemd.property.",
+    "run.oci.",
+];
+
+/// What oci-spec parses for `linux.memoryPolicy`, and we hand to set_mempolicy(2).
+const MEMORY_POLICIES: [&str; 7] = [
+    "MPOL_DEFAULT",
+    "MPOL_PREFERRED",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+const MEMORY_POLICY_FLAGS: [&str; 3] =
+    ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
 /// Options of `features`.
 #[derive(Debug, clap::Args)]
@@ -88,6 +109,12 @@ fn features() -> Result<Features, Unknown> {
                 .idmap(IDMapBuilder::default().enabled(true).build()?)
                 .build()?,
         )
+        .memory_policy(
+            MemoryPolicyBuilder::default()
+                .modes(strings(&MEMORY_POLICIES))
+                .flags(strings(&MEMORY_POLICY_FLAGS))
+                .build()?,
+        )
         .net_devices(NetDevicesBuilder::default().enabled(true).build()?)
         .build()?;
     let features = FeaturesBuilder::default()
@@ -97,6 +124,9 @@ fn features() -> Result<Features, Unknown> {
         .mount_options(strings(MOUNT_OPTIONS))
         .linux(linux)
         .annotations(HashMap::from([
+            // By this name engines look for it.
+            ("org.opencontainers.runc.checkpoint.enabled".to_owned(), "true".to_owned()),
+            ("io.github.seccomp.libseccomp.version".to_owned(), coracle_seccomp::library_version()),
             ("org.coracle.version".to_owned(), crate::VERSION.to_owned()),
             ("org.coracle.wasm.handlers".to_owned(), WASM_HANDLERS.to_owned()),
             ("org.coracle.wasm.imports".to_owned(), wasm_imports()),
