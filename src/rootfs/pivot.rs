@@ -47,7 +47,7 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
     let wanted = propagation(ctx.spec)?.unwrap_or(SLAVE | REC);
     mount_change("/", wanted)
         .map_err(|errno| Error::SetPropagation { path: "/".into(), reason: errno.into() })?;
-    let shared = wanted.contains(MountPropagationFlags::SHARED);
+    let shared = reaches_host(wanted);
     if shared || wanted.contains(MountPropagationFlags::UNBINDABLE) {
         // pivot_root(2) demands it, and the next mount would otherwise appear on the host; nor could the root be
         // cloned.
@@ -78,6 +78,11 @@ fn over_itself(ctx: &Context) -> Result<OwnedFd, Error> {
     )
     .map_err(Error::root(ctx.rootfs))?;
     Ok(tree)
+}
+
+/// Whether some of the mounts, at first copies of the host's, still propagate to the host.
+fn reaches_host(propagation: MountPropagationFlags) -> bool {
+    !propagation.contains(REC) || propagation.contains(MountPropagationFlags::SHARED)
 }
 
 /// Opens what is mounted over the root file system.
@@ -140,8 +145,8 @@ fn change_root(propagation: Option<MountPropagationFlags>) -> Result<(), Error> 
 /// With "." for both, the old root ends up on top of the new one, at the place we are in: no directory is
 /// needed to put it (pivot_root(2), NOTES).
 fn pivot(wanted: Option<MountPropagationFlags>) -> Result<(), Error> {
-    if wanted.is_some_and(|flags| flags.contains(MountPropagationFlags::SHARED)) {
-        // What is unmounted here must not be unmounted on the host.
+    if wanted.is_some_and(reaches_host) {
+        // What is unmounted here must not be unmounted on the host, of whose mounts some are still peers.
         let old =
             step("open /", open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
         step("pivot_root", pivot_root(c".", c"."))?;

@@ -631,6 +631,35 @@ fn propagation_is_as_asked() {
 }
 
 #[test]
+fn the_hosts_mounts_survive_every_propagation() {
+    isolated("the_hosts_mounts_survive_every_propagation", NAMESPACES, |bundle| {
+        // A host as systemd makes it, but none that is this one.
+        for propagation in [MountPropagationFlags::PRIVATE, MountPropagationFlags::SHARED] {
+            mount_change("/", propagation | MountPropagationFlags::REC).unwrap();
+        }
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let before = mounts();
+        for value in
+            ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"]
+        {
+            let container = Container::new(
+                bundle,
+                json!({
+                    "mounts": [{ "destination": "/proc", "type": "proc" }],
+                    "linux": { "rootfsPropagation": value }
+                }),
+            );
+            in_child(|| {
+                // SAFETY: no memory is involved.
+                assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+                container.run().unwrap();
+            });
+            assert_eq!(mounts(), before, "{value}");
+        }
+    });
+}
+
+#[test]
 fn without_pivot_root() {
     isolated("without_pivot_root", NAMESPACES, |bundle| {
         let mut container = usual(bundle, &[]);
