@@ -142,6 +142,78 @@ fn ps_lists_the_processes() -> Result<()> {
 }
 
 #[test]
+fn ps_takes_options_of_the_hosts_ps() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    c.create()?.start()?;
+    for options in [&["-e", "-o", "pid,args"][..], &["--", "-eo", "pid,args"]] {
+        let table = c.verb("ps").args(options).finish()?.ok()?;
+        let lines: Vec<_> = table.stdout.lines().collect();
+        assert_eq!(lines.len(), 2, "{options:?}: {table}");
+        assert!(lines[1].trim() == format!("{} sleep 1000", c.pid()?), "{options:?}: {table}");
+    }
+    c.verb("ps").args(["-o", "args"]).finish()?.exits(1)?.fails_with("PID")?;
+    Ok(())
+}
+
+#[test]
+fn an_update_changes_what_it_names_and_is_remembered() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    c.config["linux"]["resources"] = json!({"memory": {"limit": 64 << 20, "swap": 128 << 20}, "pids": {"limit": 50}, "cpu": {"shares": 512}});
+    c.create()?.start()?;
+    // A size with a unit; zero is "as it is"; -1 is "no limit".
+    c.verb_with("update", &["--memory", "48M", "--pids-limit", "0"]).finish()?.ok()?;
+    assert_eq!(c.cgroup_file("memory", &["memory.limit_in_bytes", "memory.max"])?, (48 << 20).to_string());
+    assert_eq!(c.cgroup_file("pids", &["pids.max"])?, "50");
+    let burst = c.cgroup_file("cpu", &["cpu.cfs_burst_us", "cpu.max.burst"])?;
+    assert_eq!(burst, "0");
+    let flags = ["--cpu-quota", "50000", "--cpu-burst", "10000"];
+    c.verb_with("update", &flags).finish()?.ok()?;
+    assert_eq!(c.cgroup_file("cpu", &["cpu.cfs_burst_us", "cpu.max.burst"])?, "10000");
+    // The quota is remembered when the period changes.
+    c.verb_with("update", &["--cpu-period", "90000"]).finish()?.ok()?;
+    let quota = c.cgroup_file("cpu", &["cpu.cfs_quota_us", "cpu.max"])?;
+    assert!(quota == "50000" || quota == "50000 90000", "{quota}");
+    c.verb_with("update", &["--memory", "-1", "--pids-limit", "-1"]).finish()?.ok()?;
+    assert_eq!(c.cgroup_file("pids", &["pids.max"])?, "max");
+    for (flags, message) in [
+        (&["--l3-cache-schema", "L3:0=f"][..], "Intel RDT"),
+        (&["--mem-bw-schema", "MB:0=50"], "Intel RDT"),
+        (&["--memory", "lots"], "lots"),
+    ] {
+        c.verb_with("update", flags).finish()?.exits(1)?.fails_with(message)?;
+    }
+    let saved = fs::read_to_string(host.state_dir().join(&c.id).join("config.json"))?;
+    let saved: Value = serde_json::from_str(&saved)?;
+    assert_eq!(saved["linux"]["resources"]["cpu"]["period"], 90_000);
+    assert_eq!(saved["linux"]["resources"]["pids"]["limit"], -1);
+    c.verb("kill").arg("KILL").finish()?.ok()?;
+    c.wait_exit()?;
+    c.verb_with("update", &["--pids-limit", "5"]).finish()?.exits(1)?.fails_with("container not running")?;
+    Ok(())
+}
+
+#[test]
+fn events_tell_of_a_kill_for_want_of_memory() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    c.config["linux"]["resources"]["memory"] = json!({"limit": 32 << 20, "swap": 32 << 20});
+    c.create()?.start()?;
+    let file = host.path().join("events");
+    let mut events = c.verb_with("events", &["--interval", "100ms"]);
+    let mut events = events.stdout(fs::File::create(&file)?).spawn()?;
+    let seen = |text: &str| Ok(fs::read_to_string(&file)?.contains(text));
+    eventually("figures", || seen(r#""type":"stats""#))?;
+    c.exec(&["tail", "/dev/zero"])?.exits(137)?;
+    let outcome = eventually("the kernel's word", || seen(&format!(r#"{{"type":"oom","id":"{}"}}"#, c.id)));
+    c.delete()?;
+    // It ends with the container.
+    eventually("the end of events", || Ok(events.try_wait()?.is_some()))?;
+    outcome
+}
+
+#[test]
 fn events_print_statistics() -> Result<()> {
     let host = Host::new()?;
     let mut c = host.container(&["sh", "-c", "while :; do sleep 0.01; done"])?;
@@ -229,6 +301,8 @@ fn kill_reaches_all_processes_without_a_namespace_for_them() -> Result<()> {
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
         let children: Vec<&str> = children.split_whitespace().collect();
         assert_eq!(children.len(), 2, "{children:?}");
+        let ps = c.verb_with("ps", &["--format", "json"]).finish()?.ok()?;
+        assert_eq!(serde_json::from_str::<Vec<i32>>(&ps.stdout)?.len(), 3, "{ps}");
         c.kill("KILL")?;
         let is_gone = |pid: &&str| match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat.contains(") Z "),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use coracle_integration::{Finished, Host, Run, busybox_root, command, coracle, wat};
+use coracle_integration::{Finished, Host, Run, busybox_root, command, coracle, skip, wat};
 use serde_json::{Value, json};
 
 const USER: u32 = 64_123;
@@ -17,10 +17,13 @@ fn set_up(host: &Host) -> Result<()> {
     let home = host.path();
     fs::create_dir(home.join("bin"))?;
     let beside = coracle().parent().context("directory of the runtime")?.to_owned();
-    fs::copy(coracle(), home.join("bin/coracle"))?;
+    // Not by ourselves: what another test forks meanwhile would hold the file open for writing, and nobody can
+    // execute it then.
+    let copy = |from: &Path| command("cp").arg(from).arg(home.join("bin")).finish()?.ok();
+    copy(&coracle())?;
     for handler in ["coracle-wasmc", "coracle-wasi"] {
         if beside.join(handler).exists() {
-            fs::copy(beside.join(handler), home.join("bin").join(handler))?;
+            copy(&beside.join(handler))?;
         }
     }
     for dir in ["run", "cache", "bundle"] {
@@ -111,6 +114,89 @@ fn a_limit_that_cannot_be_set_is_an_error() -> Result<()> {
         c["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}});
     })?;
     run(&host, "limited")?.fails_with("group")?;
+    host.is_clean()
+}
+
+/// An ordinary user of this host with ids to give away, for newuidmap(1) knows no others: uid, and the first of
+/// those ids.
+fn user_with_ids() -> Option<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let given = |file: &str, name: &str| -> Option<u32> {
+        let text = fs::read_to_string(file).ok()?;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned))?;
+        let (first, count) = line.split_once(':')?;
+        (count.trim().parse::<u32>().ok()? >= 1000).then(|| first.parse().ok())?
+    };
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, uid) = (fields.next()?, fields.nth(1)?.parse().ok()?);
+        let first = given("/etc/subuid", name)?;
+        (uid != 0 && given("/etc/subgid", name)? == first).then_some((uid, first))
+    })
+}
+
+#[test]
+fn ids_beyond_ones_own_are_mapped_by_newuidmap() -> Result<()> {
+    let test = "ids_beyond_ones_own_are_mapped_by_newuidmap";
+    let Some((user, first)) = user_with_ids() else {
+        skip(test, "no ordinary user has ids in /etc/subuid and /etc/subgid");
+        return Ok(());
+    };
+    if !Path::new("/usr/bin/newuidmap").exists() {
+        skip(test, "there is no newuidmap");
+        return Ok(());
+    }
+    let host = Host::new()?;
+    set_up(&host)?;
+    command("chown").arg("-R").arg(format!("{user}:{user}")).arg(host.path()).finish()?.ok()?;
+    edit(&host, |c| {
+        c["process"]["args"] = json!(["sh", "-c", "id -u; id -g; tr -s ' ' </proc/self/uid_map"]);
+        c["process"]["user"] = json!({"uid": 7, "gid": 8});
+        for field in ["uidMappings", "gidMappings"] {
+            c["linux"][field] = json!([
+                {"containerID": 0, "hostID": user, "size": 1},
+                {"containerID": 1, "hostID": first, "size": 1000},
+            ]);
+        }
+    })?;
+    let run = |id: &str| as_user(&host).uid(user).gid(user).args(["run", "--bundle", "bundle", id]).finish();
+    run("mapped")?.ok()?.prints(&format!("7\n8\n 0 {user} 1\n 1 {first} 1000"))?;
+    // Ids of somebody else are newuidmap's to refuse; nothing is left.
+    edit(&host, |c| c["linux"]["uidMappings"][1]["hostID"] = json!(1))?;
+    run("refused")?.exits(1)?.fails_with("newuidmap")?;
+    assert_eq!(
+        fs::read_dir(host.path().join("run/coracle"))?
+            .flatten()
+            .filter(|e| !e.file_name().to_string_lossy().starts_with('.'))
+            .count(),
+        0
+    );
+    host.is_clean()
+}
+
+#[test]
+fn a_cgroup_that_may_not_be_made_is_an_error_only_if_it_is_asked_for() -> Result<()> {
+    let host = Host::new()?;
+    set_up(&host)?;
+    edit(&host, |c| c["process"]["args"] = json!(["true"]))?;
+    run(&host, "without")?.ok()?;
+    edit(&host, |c| c["linux"]["cgroupsPath"] = json!("/coracle-test-not-allowed/x"))?;
+    run(&host, "with")?
+        .exits(1)?
+        .fails_with("unable to apply cgroup configuration")?
+        .fails_with("permission denied")?;
+    edit(&host, |c| {
+        c["linux"]["cgroupsPath"] = json!("");
+        c["linux"]["resources"] = json!({"pids": {"limit": 5}});
+    })?;
+    run(&host, "limited")?
+        .exits(1)?
+        .fails_with("cannot set pids limit: container could not join or create cgroup")?;
+    // Without cgroups at all there is nothing to be denied.
+    edit(&host, |c| c["linux"]["resources"] = json!({}))?;
+    let disabled = ["--cgroup-manager", "disabled", "run", "--bundle", "bundle", "disabled"];
+    as_user(&host).args(disabled).finish()?.ok()?;
     host.is_clean()
 }
 

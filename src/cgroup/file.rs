@@ -108,6 +108,11 @@ pub fn children(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Error {
+    /// Whether it is only that we may not.
+    pub fn is_permission(&self) -> bool {
+        matches!(self.errno(), Some(Errno::PERM | Errno::ACCESS | Errno::ROFS))
+    }
+
     /// The error number, where the operating system gave one.
     pub fn errno(&self) -> Option<Errno> {
         let reason: &Os = match self {

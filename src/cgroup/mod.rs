@@ -264,9 +264,7 @@ impl Cgroup {
         for hierarchy in all {
             match self.make_one(&hierarchy, pure_v2, &on_v1, resources) {
                 Ok(()) => self.hierarchies.push(hierarchy),
-                Err(error)
-                    if optional
-                        && matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS | Errno::ROFS)) => {}
+                Err(error) if optional && error.is_permission() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -22,10 +22,10 @@ pub struct Args {
 /// Lists the processes.
 ///
 /// # Errors
-/// A container without a cgroup; for the table, no ps(1), or one whose output has no column `PID`.
+/// A cgroup that cannot be read; for the table, no ps(1), or one whose output has no column `PID`.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let container = Container::load(&global.root, &args.id)?;
-    let pids = container.cgroup()?.pids().map_err(Error::new)?;
+    let pids = container.pids()?;
     if args.format == "json" {
         println!("{}", serde_json::to_string(&pids).map_err(Error::new)?);
         return Ok(0);

@@ -4,6 +4,7 @@
 //! as not given, as engines fill the fields they do not mean.
 
 use std::io::Read;
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use serde_json::Value;
@@ -82,11 +83,17 @@ pub struct Args {
 /// # Errors
 /// A container that does not run; a limit that the kernel does not take. The old ones are then set again.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    for (flag, value) in [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)]
-    {
-        if value.is_some() {
-            return Err(Error::new(format_args!("--{flag}: Intel RDT is not supported")));
+    for (flag, value, what) in [
+        ("l3-cache-schema", &args.l3_cache_schema, "CAT: l3 cache schema"),
+        ("mem-bw-schema", &args.mem_bw_schema, "MBA: memory bandwidth schema"),
+    ] {
+        if value.as_ref().is_none_or(String::is_empty) {
+            continue;
         }
+        if !Path::new("/sys/fs/resctrl/info").exists() {
+            return Err(Error::new(format_args!("Intel RDT/{what} is not enabled")));
+        }
+        return Err(Error::new(format_args!("--{flag}: Intel RDT is not supported")));
     }
     let container = Container::load(&global.root, &args.id)?;
     let given = match args.resources.as_deref() {

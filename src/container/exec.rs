@@ -161,7 +161,14 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     drop(theirs);
     match request.cgroup {
         Some(place) => container.cgroup()?.add_below(pid, place)?,
-        None => cgroup.finish(container.state.cgroup.as_ref(), pid)?,
+        None => match cgroup.finish(container.state.cgroup.as_ref(), pid) {
+            // An ordinary user who is not below the same manager may not bring anybody in; runc leaves the process
+            // outside then, too.
+            Err(Error::Cgroup(error)) if global.rootless && error.is_permission() => {
+                tracing::debug!("{error}")
+            }
+            result => result?,
+        },
     }
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;

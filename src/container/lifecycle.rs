@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Container, Error, Status, directory_of};
+use super::{Container, Error, Process, Status, directory_of};
 use crate::{config, hooks, log, notify};
 
 /// How long a killed container may take to go away: processes in uninterruptible sleep end late.
@@ -117,6 +117,24 @@ impl Container {
         Ok(())
     }
 
+    /// Every process of the container, by its pid here.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`].
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        match &self.state.cgroup {
+            Some(cgroup) if cgroup.exists() => Ok(cgroup.pids()?),
+            _ => Ok(self.family().iter().map(|process| process.pid).collect()),
+        }
+    }
+
+    /// The processes, as far as they can be told without a cgroup.
+    fn family(&self) -> Vec<Process> {
+        let mut family = self.state.init.map_or_else(Vec::new, |init| init.family(self.has_own_pids()));
+        family.sort_unstable_by_key(|process| process.pid);
+        family
+    }
+
     /// Sends a signal to every process; false if there is nothing that could hold any.
     fn kill_all(&self, signal: i32) -> Result<bool, Error> {
         match &self.state.cgroup {
@@ -125,8 +143,7 @@ impl Container {
                 Ok(true)
             }
             _ => {
-                let Some(init) = self.state.init else { return Ok(false) };
-                let family = init.family(self.has_own_pids());
+                let family = self.family();
                 for process in &family {
                     let failed = |reason| Error::Kill { signal, pid: process.pid, reason };
                     process.signal(signal).map_err(failed)?;

@@ -146,10 +146,16 @@ fn blkio_line(line: &str) -> Option<BlkioEntry> {
 
 fn hugetlb(dir: &Path, stats: &mut Stats) -> Result<(), Error> {
     for size in huge_page_sizes(dir, ".limit_in_bytes") {
+        // Reservations, where the kernel counts them (5.7): a process is killed for what it uses beyond them.
+        let rsvd = format!("hugetlb.{size}.rsvd");
+        let prefix = match optional(read_number(dir, &format!("{rsvd}.usage_in_bytes")))? {
+            Some(_) => rsvd,
+            None => format!("hugetlb.{size}"),
+        };
         let entry = Hugetlb {
-            usage: number_or_zero(dir, &format!("hugetlb.{size}.usage_in_bytes"))?,
-            max: number_or_zero(dir, &format!("hugetlb.{size}.max_usage_in_bytes"))?,
-            failcnt: number_or_zero(dir, &format!("hugetlb.{size}.failcnt"))?,
+            usage: number_or_zero(dir, &format!("{prefix}.usage_in_bytes"))?,
+            max: number_or_zero(dir, &format!("{prefix}.max_usage_in_bytes"))?,
+            failcnt: number_or_zero(dir, &format!("{prefix}.failcnt"))?,
         };
         stats.hugetlb.insert(size, entry);
     }

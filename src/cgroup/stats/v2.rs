@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::super::Error;
-use super::super::file::{optional, read, read_pairs};
+use super::super::file::{optional, read, read_number, read_pairs};
 use super::{
     BlkioEntry, Hugetlb, MemoryEntry, Pressure, PressureLine, Stats, huge_page_sizes, number_or_zero, pids,
 };
@@ -86,8 +86,12 @@ fn io_line(line: &str, stats: &mut Stats) {
 fn hugetlb(dir: &Path, stats: &mut Stats) -> Result<(), Error> {
     for size in huge_page_sizes(dir, ".max") {
         let events = optional(read_pairs(dir, &format!("hugetlb.{size}.events")))?.unwrap_or_default();
+        let reserved = optional(read_number(dir, &format!("hugetlb.{size}.rsvd.current")))?;
         let entry = Hugetlb {
-            usage: number_or_zero(dir, &format!("hugetlb.{size}.current"))?,
+            usage: match reserved {
+                Some(reserved) => reserved,
+                None => number_or_zero(dir, &format!("hugetlb.{size}.current"))?,
+            },
             max: 0,
             failcnt: events.iter().find(|(key, _)| key == "max").map_or(0, |(_, value)| *value),
         };
@@ -147,6 +151,7 @@ mod tests {
         file("hugetlb.2MB.max", "max\n");
         file("hugetlb.2MB.rsvd.max", "max\n");
         file("hugetlb.2MB.current", "0\n");
+        file("hugetlb.2MB.rsvd.current", "4096\n");
         file("hugetlb.2MB.events", "max 6\n");
         let mut stats = Stats::default();
         collect(dir.path(), &mut stats).unwrap();
@@ -161,6 +166,6 @@ mod tests {
         assert_eq!((stats.pids.current, stats.pids.limit), (2, 0));
         assert_eq!(stats.blkio.io_serviced_recursive.len(), 2);
         assert_eq!(stats.hugetlb.keys().collect::<Vec<_>>(), ["2MB"]);
-        assert_eq!(stats.hugetlb["2MB"].failcnt, 6);
+        assert_eq!((stats.hugetlb["2MB"].failcnt, stats.hugetlb["2MB"].usage), (6, 4096));
     }
 }
