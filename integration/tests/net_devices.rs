@@ -55,6 +55,25 @@ fn an_interface_moves_with_its_addresses() -> Result<()> {
     host.is_clean()
 }
 
+/// As in a pod, whose namespace another container made.
+#[test]
+fn an_interface_moves_to_a_namespace_that_is_joined() -> Result<()> {
+    let host = Host::new()?;
+    let Some(interface) = Interface::new('j')? else {
+        skip("an_interface_moves_to_a_namespace_that_is_joined", "no veth interfaces here");
+        return Ok(());
+    };
+    let mut first = host.container(&["sleep", "1000"])?;
+    first.create()?.start()?;
+    let mut second = host.container(&["ip", "addr", "show", "inside1"])?;
+    second.namespace("network", Some(format!("/proc/{}/ns/net", first.pid()?).as_ref()));
+    second.config["linux"]["netDevices"][&interface.0] = json!({"name": "inside1"});
+    let out = second.run()?.ok()?.stdout;
+    assert!(out.contains("inside1@"), "{out}");
+    first.exec(&["ip", "link", "show", "inside1"])?.ok()?;
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_moved_is_named() -> Result<()> {
     let host = Host::new()?;
