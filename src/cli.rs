@@ -18,8 +18,13 @@ use crate::commands::{
 use crate::error::Error;
 use crate::{log, rootless};
 
-/// Version of the runtime and, on a line of its own, of the specification.
-const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// Version of the runtime and, each on a line of its own, of the specification and what is built in, in crun's words:
+/// people and scripts look for `+WASM` there.
+const VERSION: &str = concat!(
+    "version ",
+    env!("CARGO_PKG_VERSION"),
+    "\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +CRIU +WASM:wasmer"
+);
 
 #[derive(Parser)]
 #[command(
@@ -263,6 +268,6 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         command().debug_assert();
-        assert!(VERSION.ends_with(features::OCI_VERSION));
+        assert!(VERSION.contains(&format!("\nspec: {}\n", features::OCI_VERSION)));
     }
 }

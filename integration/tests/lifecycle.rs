@@ -336,6 +336,21 @@ fn the_bundle_defaults_to_the_working_directory() -> Result<()> {
     Ok(())
 }
 
+/// runtime.md, "Start": without `process` a container can be created, and then not started.
+#[test]
+fn a_container_without_a_process() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&[])?;
+    c.config.as_object_mut().context("an object")?.remove("process");
+    c.create()?;
+    assert_eq!(c.status()?, "created");
+    c.verb("start").finish()?.exits(1)?.fails_with("process is missing")?;
+    c.wait_status("stopped")?;
+    c.delete()?;
+    c.run()?.exits(1)?.fails_with("process is missing")?;
+    host.is_clean()
+}
+
 #[test]
 fn another_configuration_than_the_bundles() -> Result<()> {
     let host = Host::new()?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use coracle_seccomp::Filter;
-use oci_spec::runtime::{Process as SpecProcess, Spec};
+use oci_spec::runtime::{Process as SpecProcess, ProcessBuilder, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::SocketType;
 use rustix::process::{Pid, WaitOptions};
@@ -129,6 +129,9 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     config::check(&spec)?;
     rootfs::check(&spec)?;
     net_devices::check(&spec)?;
+    if spec.process().is_none() && request.attended.is_none() {
+        spec.set_process(Some(no_process()?));
+    }
     config::process(&spec)?;
     let rootfs = find_rootfs(&spec, &bundle)?;
     let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
@@ -245,6 +248,13 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     }
     undo.keep();
     Ok(Created { container, pid, pidfd, socket: ours, terminal, spec, notify })
+}
+
+/// Stands for a `process` that is missing: its container can be created, and then `start` is an error (runtime.md,
+/// "Start").
+fn no_process() -> Result<SpecProcess, Error> {
+    let process = ProcessBuilder::default().args(Vec::new()).env(Vec::new()).cwd("/").build();
+    process.map_err(|_| config::Error::Missing("process").into())
 }
 
 /// What the process inside wants to have done before it goes on.
@@ -578,10 +588,10 @@ pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> 
 pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     let output = hooks::Output::open(Some(hooks), &state.annotations)?;
-    let moment = |kind| hooks::Moment {
+    let moment = |kind, status| hooks::Moment {
         kind,
         state,
-        status: Status::Creating,
+        status,
         pid: Some(pid),
         environment: None,
         directory: Some(&state.bundle),
@@ -589,8 +599,9 @@ pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<
     };
     #[allow(deprecated, reason = "docker still sets up its network in prestart")]
     let prestart = hooks.prestart();
-    moment("prestart").run(prestart.as_ref())?;
-    Ok(moment("createRuntime").run(hooks.create_runtime().as_ref())?)
+    // To the specification, `create` is done before these and not before those (config.md, "POSIX-platform Hooks").
+    moment("prestart", Status::Created).run(prestart.as_ref())?;
+    Ok(moment("createRuntime", Status::Creating).run(hooks.create_runtime().as_ref())?)
 }
 
 /// Writes a pid in decimal, without a newline: containerd takes the file's whole content for the number. By

@@ -47,12 +47,14 @@ impl Container {
             Err(e) => return Err(Error::Io { path, reason: e.into() }),
         }
         rustix::io::write(&fifo, b"0").map_err(io)?;
+        let spec = self.spec()?;
         // init's end closes with its exec. A frozen one cannot get there, so this does not wait for it.
         if self.state.cgroup.as_ref().is_none_or(|c| !c.is_frozen().unwrap_or(false)) {
             let mut poll = [PollFd::new(&fifo, PollFlags::empty())];
             while matches!(rustix::event::poll(&mut poll, None), Err(rustix::io::Errno::INTR)) {}
         }
-        if let Err(error) = self.run_poststart_hooks(&self.spec()?) {
+        config::process(&spec)?;
+        if let Err(error) = self.run_poststart_hooks(&spec) {
             // The hook's error is the one to report.
             let _ = self.delete(true);
             return Err(error);

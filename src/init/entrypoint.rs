@@ -76,6 +76,8 @@ fn probe(path: &str, choice: Choice) -> Result<Entrypoint, Errno> {
 /// How the program is run.
 #[derive(Debug)]
 pub enum Program {
+    /// There is none: a container without `process` can be created and not started (runtime.md, "Start").
+    Nothing,
     /// By the kernel, from its path in the container: a script's interpreter could not find it by descriptor.
     Path(CString),
     /// A Wasm module: by the handler, which finds the artifact at a descriptor.

@@ -75,15 +75,30 @@ impl Identity {
         Ok(())
     }
 
-    /// From now on access is checked as it will be for the program. What we need later stays permitted.
+    /// From now on access is checked as it will be for the program. What we need later stays permitted. A capability
+    /// that we do not have cannot be granted, which is a warning and no error (config.md, "Linux Process").
     ///
     /// # Errors
-    /// [`Error::Capabilities`] for one that we do not have.
-    pub fn act(&self) -> Result<(), Error> {
+    /// [`Error::Capabilities`].
+    pub fn act(&mut self) -> Result<Vec<String>, Error> {
         let ours = thread::capabilities(None).map_err(|e| Error::Capabilities(e.into()))?;
+        let missing = self.keep_only(ours.permitted.bits() | ours.inheritable.bits());
         let effective = CapabilitySet::from_bits_retain(self.effective);
         thread::set_capabilities(None, CapabilitySets { effective, ..ours })
-            .map_err(|e| Error::Capabilities(e.into()))
+            .map_err(|e| Error::Capabilities(e.into()))?;
+        let warning =
+            |index| format!("capability {} cannot be granted: the runtime does not have it", name(index));
+        Ok((0..64).filter(|index| missing & (1 << index) != 0).map(warning).collect())
+    }
+
+    /// Narrows the sets to these bits, and returns what fell away.
+    fn keep_only(&mut self, bits: u64) -> u64 {
+        let sets = [&mut self.effective, &mut self.permitted, &mut self.inheritable, &mut self.ambient];
+        sets.into_iter().fold(0, |missing, set| {
+            let lost = *set & !bits;
+            *set &= bits;
+            missing | lost
+        })
     }
 
     /// Takes up everything permitted once more: a filter without no_new_privs needs CAP_SYS_ADMIN (seccomp(2)).
@@ -172,5 +187,14 @@ mod tests {
         let set =
             Capabilities::from([Capability::Chown, Capability::SysAdmin, Capability::CheckpointRestore]);
         assert_eq!(bits(&set), 1 | 1 << 21 | 1 << 40);
+    }
+
+    #[test]
+    fn what_cannot_be_granted_falls_out_of_every_set() {
+        let mut identity =
+            Identity { effective: 0b011, permitted: 0b110, ambient: 0b100, ..Identity::default() };
+        assert_eq!(identity.keep_only(0b001), 0b110);
+        assert_eq!((identity.effective, identity.permitted, identity.ambient), (1, 0, 0));
+        assert_eq!(identity.keep_only(0b001), 0);
     }
 }

@@ -53,6 +53,8 @@ pub enum Error {
     Step { step: &'static str, reason: Os },
     #[error("{call} {id}: {reason}")]
     Id { call: &'static str, id: u32, reason: Os },
+    #[error("config.json: process is missing, so there is nothing to start")]
+    NoProcess,
     #[error("unable to apply caps: {0}")]
     Capabilities(Os),
     #[error("writing {value:?} to {path}: {reason}")]

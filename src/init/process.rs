@@ -42,7 +42,7 @@ pub fn become_program(
 ) -> Result<Infallible, Error> {
     let process = program.process;
     let user = process.user();
-    let identity = Identity::new(user, process.capabilities().as_ref());
+    let mut identity = Identity::new(user, process.capabilities().as_ref());
 
     labels.apply()?;
     set_habits(&program)?;
@@ -62,52 +62,45 @@ pub fn become_program(
     // From here on we are the container's user.
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     identity.assume((!program.keep_groups).then_some(groups))?;
-    identity.act()?;
+    let missing = identity.act()?;
     if !entered {
         rustix::process::chdir(process.cwd()).map_err(|e| cannot_enter(process.cwd(), e))?;
     }
     check_directory()?;
     let arguments = process.args().as_deref().unwrap_or_default();
-    let name = arguments.first().map(String::as_str).unwrap_or_default();
-    let entrypoint = entrypoint::find(name, &environment, program.handler)?;
-    let target = choose_program(entrypoint, &socket)?;
-
-    // What cannot be undone: no new privileges, the filter, the last capabilities.
-    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let warnings = match (&program.seccomp, no_new_privileges) {
-        (Some(filter), true) => {
-            let warnings = identity.settle()?;
-            forbid_new_privileges()?;
-            install(filter, &socket)?;
-            warnings
-        }
-        (Some(filter), false) => {
-            Identity::regain()?;
-            install(filter, &socket)?;
-            identity.settle()?
-        }
-        (None, _) => {
-            let warnings = identity.settle()?;
-            if no_new_privileges {
-                forbid_new_privileges()?;
-            }
-            warnings
-        }
+    let target = match arguments.first() {
+        Some(name) => choose_program(entrypoint::find(name, &environment, program.handler)?, &socket)?,
+        None => entrypoint::Program::Nothing,
     };
-    warnings.into_iter().try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
 
-    socket.send(&Message::Ready)?;
+    // Before the filter, which may forbid it. From here on an error ends the process at once, for there are owners of what
+    // is closed.
+    let fifo = first.and_then(|container| container.fifo.as_ref());
+    if let (Some(container), Some(fifo)) = (first, fifo) {
+        let mut keep = vec![socket.as_fd(), fifo.as_fd()];
+        keep.extend(container.hooks.descriptors());
+        if let entrypoint::Program::Handler { program, artifact } = &target {
+            keep.extend([program.as_fd(), artifact.as_fd()]);
+        }
+        scene::close_others(program.preserve_fds, &keep)?;
+    }
+    let settled = drop_privileges(&program, &identity, &socket).and_then(|warnings| {
+        missing
+            .into_iter()
+            .chain(warnings)
+            .try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
+        socket.send(&Message::Ready)
+    });
+    if let Err(error) = settled {
+        super::fail(&error, Some(&socket));
+    }
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
-    let socket = match first.and_then(|c| c.fifo.as_ref().map(|fifo| (c, fifo))) {
-        Some((container, fifo)) => {
+    let socket = match fifo {
+        Some(fifo) => {
             drop(socket);
-            let mut keep = vec![fifo.as_fd()];
-            keep.extend(container.hooks.descriptors());
-            if let entrypoint::Program::Handler { program, artifact } = &target {
-                keep.extend([program.as_fd(), artifact.as_fd()]);
+            if let Err(error) = await_start(fifo) {
+                super::fail(&error, None);
             }
-            scene::close_others(program.preserve_fds, &keep)?;
-            await_start(fifo)?;
             None
         }
         None => {
@@ -133,6 +126,35 @@ pub fn become_program(
     }
     foreground::restore_signals(program.signals.as_ref());
     super::fail(&execute(&target, arguments, environment, &program), socket.as_ref())
+}
+
+/// What cannot be undone: no new privileges, the filter, the last capabilities.
+fn drop_privileges(
+    program: &Program<'_>,
+    identity: &Identity,
+    socket: &Socket,
+) -> Result<Vec<String>, Error> {
+    let no_new_privileges = program.process.no_new_privileges().unwrap_or(false);
+    match (&program.seccomp, no_new_privileges) {
+        (Some(filter), true) => {
+            let warnings = identity.settle()?;
+            forbid_new_privileges()?;
+            install(filter, socket)?;
+            Ok(warnings)
+        }
+        (Some(filter), false) => {
+            Identity::regain()?;
+            install(filter, socket)?;
+            identity.settle()
+        }
+        (None, _) => {
+            let warnings = identity.settle()?;
+            if no_new_privileges {
+                forbid_new_privileges()?;
+            }
+            Ok(warnings)
+        }
+    }
 }
 
 /// What a process hands down to its program: umask, scheduling, personality.
@@ -248,6 +270,7 @@ fn execute(
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let Ok(arguments) = strings(arguments) else { return failed(std::io::ErrorKind::InvalidInput.into()) };
     match target {
+        entrypoint::Program::Nothing => Error::NoProcess,
         entrypoint::Program::Path(path) => match strings(&environment) {
             Ok(environment) => failed(own_program::execve(path, &arguments, &environment)),
             Err(_) => failed(std::io::ErrorKind::InvalidInput.into()),

@@ -58,6 +58,12 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Makes a connection: the parent's end, and the end of the process inside.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use super::attributes::{Attributes, set_propagation};
 use super::options::Options;
 use super::resolve::{Kind, Root, clean};
 use super::{Context, Error, bind, cgroup, copyup, idmap, pivot};
+use crate::log;
 
 /// Refuses by name what cannot be mounted.
 pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
@@ -31,9 +32,9 @@ pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
     }
     if options.bind.is_some() {
         if !options.data.is_empty() {
-            let data = options.data.join(",");
-            return refuse(format!(
-                "bind mounts cannot have any filesystem-specific options applied: {data}"
+            let (dest, data) = (mount.destination().display(), options.data.join(","));
+            log::warn(&format_args!(
+                "mount {dest}: options of a file system have no effect on a bind mount: {data}"
             ));
         }
         if options.recursive_of_file_system() {
@@ -354,10 +355,7 @@ mod tests {
         );
         assert!(checked("bind", "/x", &["rbind", "rsync"]).unwrap_err().contains("rsync"));
         assert!(checked("proc", "/proc", &["tmpcopyup"]).unwrap_err().contains("only with tmpfs"));
-        assert_eq!(
-            checked("bind", "/x", &["bind", "size=1"]).unwrap_err(),
-            "mount /x: bind mounts cannot have any filesystem-specific options applied: size=1"
-        );
+        assert!(checked("bind", "/x", &["bind", "size=1"]).is_ok());
         assert_eq!(checked("", "/x", &["ro"]).unwrap_err(), "mount /x: neither a type nor a bind mount");
         assert!(checked("", "/x", &["rbind"]).is_ok());
         assert!(checked("tmpfs", "/x", &["size=1"]).is_ok());
