@@ -7,11 +7,13 @@
 mod bpf;
 mod delegation;
 mod devices;
+mod error;
 mod file;
 mod freezer;
 mod hierarchy;
 mod processes;
 mod resources;
+mod scope;
 mod stats;
 mod sub;
 mod systemd;
@@ -29,11 +31,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Os;
 use hierarchy::{Hierarchy, Version};
 
+pub use error::Error;
 pub use hierarchy::is_unified;
-
 pub use processes::Entrance;
 pub use stats::Stats;
 pub use sub::Place;
@@ -79,112 +80,6 @@ struct Pending {
 /// crun's annotation: a cgroup below the container's, made when the cgroup namespace is there, so that the container
 /// sees what is above it and may divide it up.
 const DELEGATED: &str = "run.oci.delegate-cgroup";
-
-/// What goes wrong with cgroups.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum Error {
-    #[error("no cgroup file system is mounted")]
-    NotMounted,
-    #[error("linux.cgroupsPath {0:?} does not name a cgroup below the root")]
-    Path(PathBuf),
-    #[error("unable to apply cgroup configuration: create cgroup {path}: {reason}", path = path.display())]
-    Create { path: PathBuf, reason: Os },
-    #[error("remove cgroup {path}: {reason}", path = path.display())]
-    Remove { path: PathBuf, reason: Os },
-    #[error("open {path}: {reason}", path = path.display())]
-    Open { path: PathBuf, reason: Os },
-    #[error("write {value:?} to {path}: {reason}", path = path.display())]
-    Write { path: PathBuf, value: String, reason: Os },
-    #[error("read {path}: {reason}", path = path.display())]
-    Read { path: PathBuf, reason: Os },
-    /// Worded without the system's reason: engines take that for a missing program in the container.
-    #[error("{path}: this cgroup, or this kernel, has no such control file", path = path.display())]
-    NoFile { path: PathBuf },
-    #[error("{path}: {text:?} is not a number", path = path.display())]
-    NotANumber { path: PathBuf, text: String },
-    #[error(
-        "linux.resources.{field}: cannot set {controller} limit: container could not join or create cgroup \
-         (controller {controller} is not available to us)"
-    )]
-    NoController { field: &'static str, controller: &'static str },
-    #[error("linux.resources.{field}: cannot set {field} limit: container could not join or create cgroup")]
-    LimitWithoutCgroup { field: &'static str },
-    #[error("container has no cgroup")]
-    NoCgroup,
-    #[error("linux.resources.{0}: not supported on cgroup v2")]
-    NotOnV2(&'static str),
-    #[error("invalid configuration: linux.resources.unified.{key}: there is no cgroup v2 hierarchy")]
-    UnifiedOnV1 { key: String },
-    #[error("linux.resources.unified.{key:?}: must be of the form CONTROLLER.PARAMETER")]
-    UnifiedKey { key: String },
-    #[error("linux.resources.unified.{key}: invalid value {value:?}")]
-    UnifiedValue { key: String, value: String },
-    #[error(
-        "invalid configuration: linux.resources.unified.{key}: controller {controller} is not available in cgroup v2"
-    )]
-    UnifiedController { key: String, controller: String },
-    #[error("linux.resources.{field}: {list:?} is not a list of numbers such as 0-3,7")]
-    List { field: String, list: String },
-    #[error("linux.resources.memory.swappiness: {0} is not between 0 and 100")]
-    Swappiness(u64),
-    #[error("linux.resources.memory.swap: unable to set swap limit without memory limit")]
-    SwapWithoutMemory,
-    #[error("linux.resources.memory.swap: {swap} (memory and swap) is less than the memory limit {limit}")]
-    SwapBelowMemory { swap: i64, limit: i64 },
-    #[error("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
-    MemoryBusy { limit: i64, usage: u64, peak: u64 },
-    #[error("rejecting memory limit {limit} <= usage {usage}")]
-    MemoryBelowUsage { limit: i64, usage: u64 },
-    #[error("the minimum allowed cpu-shares is {0}")]
-    MinShares(u64),
-    #[error("the maximum allowed cpu-shares is {0}")]
-    MaxShares(u64),
-    #[error("linux.resources.devices: rule {index}: {what}")]
-    DeviceRule { index: usize, what: String },
-    #[error("linux.resources.devices: no devices cgroup controller is available")]
-    NoDevices,
-    #[error("device rules of {path}: {step} BPF program: {reason}", path = path.display())]
-    Bpf { step: &'static str, path: PathBuf, reason: Os },
-    #[error("invalid --cgroup argument: {argument} ({problem})")]
-    SubArgument { argument: String, problem: &'static str },
-    #[error("--cgroup: {path} is not a sub cgroup path", path = .0.display())]
-    SubPath(PathBuf),
-    #[error("--cgroup: unknown controller {0}")]
-    SubController(String),
-    #[error("error adding pid {pid} to cgroups: open {path}: {reason}", path = path.display())]
-    Join { pid: i32, path: PathBuf, reason: Os },
-    #[error("container's cgroup unexpectedly frozen")]
-    Frozen,
-    #[error("container's cgroup is not empty: {0} process(es) found")]
-    NotEmpty(usize),
-    #[error("hand {path} over to the container: {reason}", path = path.display())]
-    HandOver { path: PathBuf, reason: Os },
-    #[error("annotation {annotation}: {name:?} does not name a cgroup below the container's")]
-    Below { annotation: &'static str, name: String },
-    #[error("annotation run.oci.delegate-cgroup: not supported on cgroup v1")]
-    DelegatedOnV1,
-    #[error("cannot toggle freezer: cgroups not configured for container")]
-    NoFreezer,
-    #[error("unable to freeze {path}: timed out", path = .0.display())]
-    FreezeTimeout(PathBuf),
-    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
-    NoSystemd,
-    #[error("cannot use rootless systemd cgroups manager on cgroup v1")]
-    RootlessOnV1,
-    #[error(
-        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
-    )]
-    ScopePath(PathBuf),
-    #[error("invalid slice name: {0}")]
-    SliceName(String),
-    #[error("invalid unit name: {0}")]
-    UnitName(String),
-    #[error("annotation {key}: {problem}")]
-    Property { key: String, problem: String },
-    #[error("systemd: {0}")]
-    Systemd(#[from] systemd::BusError),
-}
 
 impl Cgroup {
     /// Makes the container's cgroup and applies `linux.resources` to it. With an error, nothing that was made
@@ -340,53 +235,6 @@ impl Cgroup {
             Some(dir) => devices::apply_v2(dir, &policy),
             None => Err(Error::NoDevices),
         }
-    }
-
-    /// Starts the systemd scope around its first process, and completes what systemd does not do.
-    fn start_scope(&self, scope: &systemd::Scope, pending: &Pending, pid: i32) -> Result<(), Error> {
-        let on_v1 = self.on_v1();
-        scope.start(pid, on_v1, &pending.properties)?;
-        for hierarchy in &self.hierarchies {
-            let Hierarchy { version, controllers, mount, path } = hierarchy;
-            // These are systemd's own, which has the process in the scope already.
-            let systemds = *version == Version::V2 || controllers.iter().any(|name| name == "name=systemd");
-            if !(systemds && path.exists()) {
-                let new = v1::make_path(path, &mut Vec::new())?;
-                if controllers.iter().any(|name| name == "cpuset") {
-                    v1::fill_cpuset(path, mount, new)?;
-                }
-                processes::add(hierarchy, pid)?;
-            }
-            // Once no process is in the scope itself it may give controllers to a cgroup below.
-            if !on_v1 {
-                v2::make(mount, path, None, &mut Vec::new())?;
-            }
-        }
-        let rules = pending.resources.devices().as_deref().unwrap_or_default();
-        let policy = devices::Policy::of(rules)?;
-        scope.set_properties(&pending.resources, on_v1, Some(&policy))?;
-        self.limit(&pending.resources, scope.is_users(), true)?;
-        self.hand_over(scope.is_users())
-    }
-
-    /// Tells systemd of limits of a scope in use.
-    fn change_scope(&self, scope: &systemd::Scope, resources: &LinuxResources) -> Result<(), Error> {
-        let on_v1 = self.on_v1();
-        if let Some(dir) = resources::v2_directory(&self.hierarchies).filter(|_| !on_v1) {
-            // systemd does not ask before the kernel kills.
-            v2::check_before_update(dir, resources)?;
-        }
-        let policy = resources.devices().as_deref().map(devices::Policy::of).transpose()?;
-        // On v1, systemd denies every device for a moment; nobody must be there to notice.
-        let freeze = on_v1 && policy.is_some() && !self.is_frozen()?;
-        if freeze {
-            self.freeze(true)?;
-        }
-        let result = scope.set_properties(resources, on_v1, policy.as_ref());
-        if freeze {
-            self.freeze(false)?;
-        }
-        result
     }
 
     /// Moves the container's first process to a cgroup below the container's and hands that over, if the annotation
