@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use coracle_integration::{Container, Host, Run, eventually, skip};
+use coracle_integration::{Container, Host, Run, eventually, skip, wat};
 
 /// A container that counts, and ends with 7 when it finds /go. It shares the host's network: to hold connections, CRIU
 /// would need iptables.
@@ -83,6 +83,18 @@ fn only_what_runs_can_be_saved() -> Result<()> {
         .exits(1)?
         .fails_with("container cannot be checkpointed in created state")?;
     assert_eq!(c.status()?, "created");
+    Ok(())
+}
+
+#[test]
+fn a_module_that_runs_is_refused() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.empty_container(&["/main.wasm"])?;
+    c.install(&wat("busy")?, "main.wasm")?;
+    c.create()?.start()?;
+    let failed = c.verb("checkpoint").current_dir(c.bundle()).finish()?.exits(1)?;
+    failed.fails_with("a running Wasm module cannot be checkpointed")?;
+    assert_eq!(c.status()?, "running");
     Ok(())
 }
 
