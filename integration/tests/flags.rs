@@ -633,8 +633,8 @@ fn updates_reach_their_fields() -> Result<()> {
         ("--kernel-memory-tcp", "10000000", "/memory/kernelTCP", 10_000_000, "memory"),
         ("--pids-limit", "77", "/pids/limit", 77, "pids"),
         ("--cpu-idle", "1", "/cpu/idle", 1, "cpu"),
-        ("--l3-cache-schema", "L3:0=f", "/l3CacheSchema", 0, "--l3-cache-schema"),
-        ("--mem-bw-schema", "MB:0=20", "/memBwSchema", 0, "--mem-bw-schema"),
+        ("--l3-cache-schema", "L3:0=f", "/l3CacheSchema", 0, "Intel RDT"),
+        ("--mem-bw-schema", "MB:0=20", "/memBwSchema", 0, "Intel RDT"),
     ];
     let host = Host::new()?;
     let mut c = host.container(&["sleep", "1000"])?;
