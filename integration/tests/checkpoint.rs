@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Container, Host, Run, eventually, skip, wat};
+use serde_json::json;
 
 /// A container that counts, and ends with 7 when it finds /go. It shares the host's network: to hold connections, CRIU
 /// would need iptables.
@@ -120,6 +121,8 @@ fn a_parent_path_is_relative_and_there() -> Result<()> {
 fn a_container_goes_on_where_it_was() -> Result<()> {
     let host = Host::new()?;
     let mut c = counter(&host)?;
+    fs::create_dir(c.bundle().join("volume"))?;
+    c.mount(json!({ "destination": "/volume", "type": "bind", "source": "./volume", "options": ["rbind"] }));
     start_counter(&mut c)?;
     let pid = c.state()?["pid"].clone();
     let work = c.bundle().join("work");
@@ -152,7 +155,8 @@ fn a_container_goes_on_where_it_was() -> Result<()> {
     assert_eq!(fs::read_to_string(&pid_file)?, state["pid"].to_string());
     eventually("it counts on", || Ok(count(&c)? > saved))?;
     assert!(count(&c)? < saved + 1000, "and not from anywhere else");
-    c.exec(&["cat", "/count"])?.ok()?;
+    c.exec(&["touch", "/volume/there"])?.ok()?;
+    assert!(bundle.join("volume/there").exists());
     c.delete()?;
     host.is_clean()
 }

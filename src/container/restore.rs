@@ -164,6 +164,8 @@ impl Container {
     fn provide_mounts(&self, opts: &mut Criu_opts, spec: &Spec) -> Result<(), Error> {
         for bound in rootfs::bound(spec, &self.state.rootfs)? {
             let source = self.state.bundle.join(bound.source);
+            // CRIU looks for the mount that it lies on by comparing paths.
+            let source = fs::canonicalize(&source).map_err(io_error(&source))?;
             add_mount(opts, bound.destination.display().to_string(), source.display().to_string());
         }
         for (path, own) in self.bound_cgroups(spec) {
