@@ -254,7 +254,7 @@ mod tests {
             status: Status::Creating,
             pid: Some(42),
             environment,
-            directory: Some(Path::new("/usr")),
+            directory: Some(Path::new("/dev")),
             output: &Output::default(),
         };
         moment.run(Some(&vec![hook])).map_err(|e| e.to_string())
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn state_name_directory_and_environment() {
         run(
-            r#"s=$(cat); case "$s" in *'"pid":42'*) test "$0 $(pwd)" = "name /usr";; *) false; esac"#,
+            r#"s=$(cat); case "$s" in *'"pid":42'*) test "$0 $(pwd)" = "name /dev";; *) false; esac"#,
             None,
             None,
         )
