@@ -1,7 +1,7 @@
 //! What `process` in config.json says, seen from inside.
 
 use anyhow::{Context, Result};
-use coracle_integration::{Container, Host};
+use coracle_integration::{Container, Host, Run, command};
 use serde_json::json;
 
 /// Runs a shell script in the container.
@@ -124,6 +124,28 @@ fn seccomp_with_and_without_no_new_privileges() -> Result<()> {
         assert!(out.contains("quota"), "{privileges} {user}: {out}");
         assert!(!out.contains("sent") && out.contains("alive"), "{privileges} {user}: {out}");
         assert_eq!(status_field(&out, "Seccomp")?, "2");
+    }
+    Ok(())
+}
+
+/// config.md, "Linux Process": what cannot be granted is a warning, and the container runs.
+#[test]
+fn a_capability_that_the_runtime_does_not_have() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["grep", "^Cap", "/proc/self/status"])?;
+    let sets = json!(["CAP_CHOWN", "CAP_MKNOD"]);
+    c.config["process"]["capabilities"] = json!({"bounding": sets, "effective": sets, "permitted": sets});
+    let run = c.run_command(&[])?;
+    let mut limited = command("setpriv");
+    limited.arg("--bounding-set=-mknod").arg(run.get_program()).args(run.get_args());
+    limited.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = limited.finish()?.ok()?;
+    assert!(
+        done.stderr.contains("level=warning") && done.stderr.contains("CAP_MKNOD cannot be granted"),
+        "{done}"
+    );
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(u64::from_str_radix(&status_field(&done.stdout, set)?, 16)?, 1, "{done}");
     }
     Ok(())
 }
