@@ -195,3 +195,16 @@ fn readiness_is_told_to_the_service_manager() -> Result<()> {
     c.verb_with("delete", &["--force"]).finish()?.ok()?;
     host.is_clean()
 }
+
+/// What the runtime itself does after the filter is in force is little, and nothing that a profile need not allow.
+#[test]
+fn a_filter_that_denies_what_the_runtime_does_before() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["true"])?;
+    c.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["close_range", "sendmsg", "recvmsg", "setresuid"], "action": "SCMP_ACT_ERRNO"}]});
+    c.create()?.start()?;
+    assert_eq!(c.wait_exit()?, 0);
+    c.delete()?;
+    host.is_clean()
+}
