@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Os;
 use crate::init::{personality, scheduling};
-use crate::labels;
+use crate::{labels, resctrl};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -212,7 +212,7 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
     check_time(linux)?;
     linux.personality().as_ref().map_or(Ok(()), personality::check)?;
     linux.memory_policy().as_ref().map_or(Ok(()), scheduling::check_memory_policy)?;
-    refuse(&[(linux.intel_rdt().is_some(), "linux.intelRdt")])
+    linux.intel_rdt().as_ref().map_or(Ok(()), resctrl::check)
 }
 
 fn check_time(linux: &Linux) -> Result<(), Error> {
@@ -390,7 +390,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused_by_name() {
-        let cases: [Case; 1] = [("linux.intelRdt", |v| v["linux"]["intelRdt"] = json!({"closID": "x"}))];
+        let cases: [Case; 1] =
+            [("process.commandLine", |v| v["process"]["commandLine"] = json!("for Windows"))];
         for (field, change) in cases {
             let error = verdict(change).expect_err(field);
             assert_eq!(error, format!("config.json: {field} is not supported yet"));

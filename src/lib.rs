@@ -23,6 +23,7 @@ pub mod net_devices;
 pub mod notify;
 pub mod passwd;
 pub mod program;
+pub mod resctrl;
 pub mod rootfs;
 pub mod rootless;
 pub mod seccomp;

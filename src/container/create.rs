@@ -25,7 +25,7 @@ use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program};
 use crate::seccomp::{self, Listener};
-use crate::{config, file, hooks, log, net_devices, notify, passwd, rootfs, unix, userns, wasm};
+use crate::{config, file, hooks, log, net_devices, notify, passwd, resctrl, rootfs, unix, userns, wasm};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]
@@ -85,6 +85,7 @@ pub struct Created {
 pub(super) struct Undo {
     pub(super) directory: Option<PathBuf>,
     pub(super) cgroup: Option<Cgroup>,
+    pub(super) intel_rdt: Option<resctrl::Group>,
     pub(super) pid: Option<i32>,
     pub(super) pid_file: Option<PathBuf>,
 }
@@ -99,6 +100,9 @@ impl Drop for Undo {
         if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.remove();
         }
+        if let Some(group) = &self.intel_rdt {
+            let _ = group.remove();
+        }
         if let Some(path) = &self.pid_file {
             let _ = fs::remove_file(path);
         }
@@ -112,6 +116,7 @@ impl Undo {
     pub(super) fn keep(mut self) {
         std::mem::take(&mut self.directory);
         std::mem::take(&mut self.cgroup);
+        std::mem::take(&mut self.intel_rdt);
         std::mem::take(&mut self.pid);
         std::mem::take(&mut self.pid_file);
     }
@@ -157,6 +162,10 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     undo.cgroup.clone_from(&cgroup);
     let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
     container.state.no_new_keyring = request.no_new_keyring;
+    if let Some(rdt) = spec.linux().as_ref().and_then(|l| l.intel_rdt().as_ref()) {
+        container.state.intel_rdt = Some(resctrl::Group::create(&resctrl::mount_point()?, rdt, request.id)?);
+        undo.intel_rdt.clone_from(&container.state.intel_rdt);
+    }
     container.save()?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
@@ -211,6 +220,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     }
     net_devices::attach(&spec, pid)?;
     cgroup.finish(container.state.cgroup.as_ref(), pid)?;
+    container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
@@ -286,6 +296,7 @@ pub(super) fn new_state(
         owner: owner(),
         annotations: spec.annotations().clone().unwrap_or_default(),
         no_new_keyring: false,
+        intel_rdt: None,
         cgroup,
     }
 }

@@ -170,6 +170,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
             result => result?,
         },
     }
+    container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
     set_oom_score(pid, process, global.rootless)?;
     ours.send(&Message::Continue)?;
     let mut served = Served::new(choice, None);

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Container, Error, Process, Status, directory_of};
-use crate::{config, hooks, log, notify};
+use crate::{config, hooks, log, notify, resctrl};
 
 /// How long a killed container may take to go away: processes in uninterruptible sleep end late.
 const DEATH_SECONDS: u64 = 10;
@@ -220,6 +220,7 @@ impl Container {
             }
             cgroup.remove()?;
         }
+        self.state.intel_rdt.as_ref().map_or(Ok(()), resctrl::Group::remove)?;
         remove_directory(&self.directory)?;
         if let Ok(spec) = spec
             && let Some(hooks) = spec.hooks()

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::error::Os;
 use crate::file;
+use crate::resctrl;
 
 pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
@@ -99,6 +100,8 @@ pub enum Error {
     #[error(transparent)]
     Seccomp(#[from] crate::seccomp::Error),
     #[error(transparent)]
+    IntelRdt(#[from] resctrl::Error),
+    #[error(transparent)]
     Notify(#[from] crate::notify::Error),
     #[error("--pidfd-socket: {path}: {reason}")]
     PidfdSocket { path: PathBuf, reason: Os },
@@ -138,6 +141,9 @@ pub struct State {
     /// Whether its processes stay in the session keyring of the engine.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Its share of caches and memory bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<resctrl::Group>,
     /// Its cgroup; absent where cgroups are disabled or not ours to use.
     pub cgroup: Option<Cgroup>,
 }
