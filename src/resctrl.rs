@@ -234,8 +234,9 @@ mod tests {
         group.update(None, Some("MB:0=30")).expect("updated");
         assert_eq!(schemata(root.path(), "c1"), "MB:0=30\n");
         // In the real file system these are no files to be removed.
-        ["tasks", "schemata"]
-            .map(|name| fs::remove_file(root.path().join("c1").join(name)).expect("removed"));
+        for name in ["tasks", "schemata"] {
+            fs::remove_file(root.path().join("c1").join(name)).expect("removed");
+        }
         group.remove().expect("removed");
         assert!(!root.path().join("c1").exists());
     }
