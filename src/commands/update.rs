@@ -4,7 +4,6 @@
 //! as not given, as engines fill the fields they do not mean.
 
 use std::io::Read;
-use std::path::Path;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use serde_json::Value;
@@ -13,6 +12,7 @@ use crate::Error;
 use crate::cli::Global;
 use crate::container::{self, Container, Status};
 use crate::error::Os;
+use crate::resctrl;
 
 /// Arguments of `update`.
 #[derive(Debug, Default, clap::Args)]
@@ -68,11 +68,11 @@ pub struct Args {
     /// Largest number of processes and threads; -1 for any
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
-    /// Not supported
-    #[arg(long, hide = true)]
+    /// Share of the L3 cache (Intel RDT), as a line of resctrl's schemata
+    #[arg(long, value_name = "SCHEMA")]
     l3_cache_schema: Option<String>,
-    /// Not supported
-    #[arg(long, hide = true)]
+    /// Share of the memory bandwidth (Intel RDT), as a line of resctrl's schemata
+    #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
     /// Id of the container
     id: String,
@@ -83,18 +83,6 @@ pub struct Args {
 /// # Errors
 /// A container that does not run; a limit that the kernel does not take. The old ones are then set again.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    for (flag, value, what) in [
-        ("l3-cache-schema", &args.l3_cache_schema, "CAT: l3 cache schema"),
-        ("mem-bw-schema", &args.mem_bw_schema, "MBA: memory bandwidth schema"),
-    ] {
-        if value.as_ref().is_none_or(String::is_empty) {
-            continue;
-        }
-        if !Path::new("/sys/fs/resctrl/info").exists() {
-            return Err(Error::new(format_args!("Intel RDT/{what} is not enabled")));
-        }
-        return Err(Error::new(format_args!("--{flag}: Intel RDT is not supported")));
-    }
     let container = Container::load(&global.root, &args.id)?;
     let given = match args.resources.as_deref() {
         Some(file) => read(file)?,
@@ -103,6 +91,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     if matches!(container.status()?, Status::Stopped | Status::Creating) {
         return Err(container::Error::NotRunning.into());
     }
+    args.update_rdt(&container)?;
     let mut spec = container.spec()?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     let old = linux.resources().clone().unwrap_or_default();
@@ -133,6 +122,22 @@ fn read(file: &str) -> Result<LinuxResources, Error> {
 }
 
 impl Args {
+    /// The share of what Intel RDT divides. The group is made with the container.
+    fn update_rdt(&self, container: &Container) -> Result<(), Error> {
+        let given = |value: &Option<String>| value.clone().filter(|schema| !schema.is_empty());
+        let (l3_cache, bandwidth) = (given(&self.l3_cache_schema), given(&self.mem_bw_schema));
+        let what = match (&l3_cache, &bandwidth) {
+            (None, None) => return Ok(()),
+            (Some(_), _) => "CAT: l3 cache schema",
+            _ => "MBA: memory bandwidth schema",
+        };
+        resctrl::mount_point().map_err(|_| Error::new(format_args!("Intel RDT/{what} is not enabled")))?;
+        let group = container.state.intel_rdt.as_ref().ok_or_else(|| {
+            Error::new("the container has no Intel RDT group: linux.intelRdt is missing in its config.json")
+        })?;
+        group.update(l3_cache.as_deref(), bandwidth.as_deref()).map_err(Error::new)
+    }
+
     fn resources(&self) -> LinuxResources {
         let mut memory = LinuxMemory::default();
         memory
