@@ -1,7 +1,7 @@
 //! Labels of Linux security modules. The files that take them are opened in the host's /proc, before a container's
 //! mounts can put others in their place.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn has_selinux() -> bool {
 }
 
 fn has_apparmor() -> bool {
-    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+    libcontainer::apparmor::is_enabled().unwrap_or(false)
 }
 
 fn profile(process: &Process) -> Option<&str> {

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 use crate::cgroup::Place;
 use crate::cli::Global;
 use crate::container::{self, Container, Exec};
+use crate::init::identity;
 use crate::{Error, config, foreground, log, program};
 
 /// Arguments of `exec`.
@@ -218,7 +219,7 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
         let Ok(capability) = serde_json::from_value::<Capability>(full.into()) else {
             // As those of config.json, for the next kernel may have it.
-            log::warn(&format_args!("--cap {name}: unknown capability, ignored"));
+            log::warn(&identity::unavailable(std::slice::from_ref(name)));
             continue;
         };
         let with = |set: &Option<std::collections::HashSet<Capability>>| {

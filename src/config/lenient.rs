@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::init::identity;
 use crate::log;
 
 /// Names of the specification (config.md, "process.scheduler") that oci-spec spells otherwise.
@@ -36,8 +37,18 @@ pub fn rewrite(config: &mut Value) {
         process.get_mut(key).and_then(Value::as_object_mut).map(std::mem::take)
     };
     if let Some(mut sets) = object(process, "capabilities") {
+        let mut unknown = Vec::new();
         for names in sets.values_mut().filter_map(Value::as_array_mut) {
-            names.retain(|name| name.as_str().is_none_or(is_capability));
+            names.retain(|name| {
+                let left_out = name.as_str().filter(|name| !is_capability(name));
+                unknown.extend(left_out.map(str::to_owned));
+                left_out.is_none()
+            });
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        if !unknown.is_empty() {
+            log::warn(&identity::unavailable(&unknown));
         }
         process.insert("capabilities".into(), sets.into());
     }
@@ -64,13 +75,8 @@ pub fn rewrite(config: &mut Value) {
     }
 }
 
-/// Whether a capability is known; as with runc, one that is not is left out, with a warning.
 fn is_capability(name: &str) -> bool {
-    let known = serde_json::from_value::<oci_spec::runtime::Capability>(name.into()).is_ok();
-    if !known {
-        log::warn(&format_args!("process.capabilities: unknown capability {name} ignored"));
-    }
-    known
+    serde_json::from_value::<oci_spec::runtime::Capability>(name.into()).is_ok()
 }
 
 #[cfg(test)]

@@ -80,15 +80,17 @@ impl Identity {
     ///
     /// # Errors
     /// [`Error::Capabilities`].
-    pub fn act(&mut self) -> Result<Vec<String>, Error> {
+    pub fn act(&mut self) -> Result<Option<String>, Error> {
         let ours = thread::capabilities(None).map_err(|e| Error::Capabilities(e.into()))?;
         let missing = self.keep_only(ours.permitted.bits() | ours.inheritable.bits());
         let effective = CapabilitySet::from_bits_retain(self.effective);
         thread::set_capabilities(None, CapabilitySets { effective, ..ours })
             .map_err(|e| Error::Capabilities(e.into()))?;
-        let warning =
-            |index| format!("capability {} cannot be granted: the runtime does not have it", name(index));
-        Ok((0..64).filter(|index| missing & (1 << index) != 0).map(warning).collect())
+        if missing == 0 {
+            return Ok(None);
+        }
+        let names: Vec<_> = (0..64).filter(|index| missing & (1 << index) != 0).map(name).collect();
+        Ok(Some(unavailable(&names)))
     }
 
     /// Narrows the sets to these bits, and returns what fell away.
@@ -164,6 +166,11 @@ fn set_groups(additional: &[u32]) -> Result<(), Error> {
         Err(Errno::PERM) if groups.is_empty() => Ok(()),
         Err(errno) => Err(Error::step("set the supplementary groups", errno)),
     }
+}
+
+/// The warning about capabilities that are left out, in runc's words.
+pub fn unavailable(names: &[String]) -> String {
+    format!("ignoring unknown or unavailable capabilities: [{}]", names.join(" "))
 }
 
 /// The name of a capability by its number.
