@@ -68,7 +68,7 @@ fn sizes() -> Result<()> {
         skip("sizes", "a debug build");
         return Ok(());
     }
-    for (name, mebibytes) in [("coracle", 6), ("coracle-wasi", 4), ("coracle-wasmc", 20)] {
+    for (name, mebibytes) in [("coracle", 8), ("coracle-wasi", 4), ("coracle-wasmc", 20)] {
         let (path, elf) = program(name)?;
         ensure!(elf.len() < mebibytes << 20, "{} has {} bytes", path.display(), elf.len());
     }

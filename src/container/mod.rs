@@ -275,8 +275,12 @@ pub fn directory_of(root: &Path, id: &str) -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Pattern`], and those of [`ids`].
 pub fn matching(root: &Path, pattern: &str) -> Result<Vec<String>, Error> {
-    let wanted = regex_lite::Regex::new(pattern)
-        .map_err(|e| Error::Pattern { pattern: pattern.to_owned(), reason: e.to_string() })?;
+    let wanted = regex::Regex::new(pattern).map_err(|e| {
+        let reason = e.to_string();
+        // The last line says what is wrong; those before draw it.
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::Pattern { pattern: pattern.to_owned(), reason }
+    })?;
     Ok(ids(root)?.into_iter().filter(|id| wanted.is_match(id)).collect())
 }
 
