@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::{Container, Error, Status};
+use super::{Container, Error, Status, io_error};
 use crate::criu::external::{self, add_mount};
 use crate::criu::rpc::{Criu_notify, Criu_opts, Criu_page_server_info, Criu_req, Criu_req_type};
 use crate::criu::{self, Session};
@@ -178,8 +178,4 @@ fn check_parent(parent: Option<&Path>, images: &Path) -> Result<(), Error> {
         Ok(_) => Err(invalid(io::Error::from_raw_os_error(libc::ENOTDIR))),
         Err(e) => Err(invalid(e)),
     }
-}
-
-pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |reason| Error::Io { path: path.to_owned(), reason: reason.into() }
 }

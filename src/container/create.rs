@@ -10,22 +10,24 @@ use std::path::{Path, PathBuf};
 use coracle_seccomp::Filter;
 use oci_spec::runtime::{Process as SpecProcess, ProcessBuilder, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::net::SocketType;
 use rustix::process::{Pid, WaitOptions};
 
 use super::exec::plan_terminal;
-use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of};
-use crate::cgroup::{self, Cgroup};
+use super::given::{JoinCgroup, make_cgroup, set_oom_score, set_rlimits};
+use super::pidfd::{PidfdSocket, send_to_receiver};
+use super::served::{Request, Served, child_gone, hand_over};
+use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of, io_error};
+use crate::cgroup::Cgroup;
 use crate::cli::Global;
 use crate::error::Os;
 use crate::foreground::SavedMask;
-use crate::handler::{self, Choice};
+use crate::handler;
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program};
 use crate::seccomp::{self, Listener};
-use crate::{config, file, hooks, log, net_devices, notify, passwd, resctrl, rootfs, unix, userns, wasm};
+use crate::{config, file, hooks, net_devices, notify, passwd, resctrl, rootfs, userns};
 
 /// What `create` and `run` are asked for.
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl Undo {
 /// Everything that can be wrong with a configuration, a host or a program: see [`Error`].
 pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
-    let bundle = fs::canonicalize(request.bundle).map_err(|e| io_error(request.bundle, e))?;
+    let bundle = fs::canonicalize(request.bundle).map_err(io_error(request.bundle))?;
     let config_path = request.config.map_or_else(|| bundle.join(CONFIG_FILE), Path::to_owned);
     let mut spec = config::read(&config_path)?;
     config::check(&spec)?;
@@ -155,7 +157,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let directory = make_directory(global, request.id)?;
     undo.directory = Some(directory.clone());
     let copy = directory.join(CONFIG_FILE);
-    fs::copy(&config_path, &copy).map_err(|e| io_error(&copy, e))?;
+    fs::copy(&config_path, &copy).map_err(io_error(&copy))?;
     notify::add(&mut spec, &directory)?;
     let process = config::process(&spec)?;
     let cgroup = make_cgroup(&spec, request.id, global)?;
@@ -267,17 +269,6 @@ fn no_process() -> Result<SpecProcess, Error> {
     process.map_err(|_| config::Error::Missing("process").into())
 }
 
-/// What the process inside wants to have done before it goes on.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Request {
-    /// Run the hooks of the runtime's namespace.
-    Hooks,
-    /// Set its resource limits.
-    Limits,
-    /// Give this descriptor of its filter to who listens.
-    Listener(i32),
-}
-
 /// What is known of a container before its first process is there.
 pub(super) fn new_state(
     spec: &Spec,
@@ -305,81 +296,6 @@ pub(super) fn new_state(
 fn owner() -> String {
     let uid = rustix::process::getuid().as_raw();
     passwd::name(uid).unwrap_or_else(|| format!("#{uid}"))
-}
-
-/// The parent's half of the conversation, until the process is ready.
-#[derive(Debug)]
-pub(super) struct Served<'a> {
-    choice: Choice,
-    /// What the process may ask for while it makes its root file system.
-    outside: Option<rootfs::Server<'a>>,
-    /// The device of the root file system, where only its engine can have mounted anything.
-    rootfs: Option<u64>,
-    /// The terminal's master, once it came.
-    pub(super) terminal: Option<OwnedFd>,
-}
-
-impl Served<'_> {
-    pub(super) fn new(choice: Choice, rootfs: Option<u64>) -> Self {
-        Self { choice, rootfs, outside: None, terminal: None }
-    }
-
-    /// Answers one message; true when the process is ready.
-    ///
-    /// # Errors
-    /// What the process reported, or what answering it failed with.
-    pub(super) fn next(
-        &mut self,
-        socket: &Socket,
-        answer: impl Fn(Request) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
-        let granted = |request| answer(request).and_then(|()| Ok(socket.send(&Message::Continue)?));
-        match socket.receive()? {
-            Some(Message::Ready) => return Ok(true),
-            Some(Message::Ask(request)) => {
-                let outside = self.outside.ok_or(init::Error::Unexpected)?;
-                let answer = outside.serve(request).map_err(init::Error::from)?;
-                socket.send(&Message::Answer(answer))?;
-            }
-            Some(Message::RunHooks) => granted(Request::Hooks)?,
-            Some(Message::SetLimits) => granted(Request::Limits)?,
-            Some(Message::Listener(number)) => granted(Request::Listener(number))?,
-            Some(Message::Warning(text)) => log::warn(&text),
-            Some(Message::Terminal(master)) => self.terminal = Some(master),
-            Some(Message::Module(name, file)) => {
-                let answer = prepare_module(&name, &file, self.choice, self.rootfs)?;
-                socket.send(&answer)?;
-            }
-            Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
-            Some(_) => return Err(init::Error::Unexpected.into()),
-            None => return Err(init::Error::ChildGone(String::new()).into()),
-        }
-        Ok(false)
-    }
-}
-
-/// A message could not be sent because the process is gone; it may have said why.
-fn child_gone(socket: &Socket, error: init::Error) -> Error {
-    match socket.receive() {
-        Ok(Some(Message::Failed(text))) => init::Error::Reported(text).into(),
-        _ => error.into(),
-    }
-}
-
-/// The handler and artifact for what is, or was said to be, a module.
-fn prepare_module(name: &str, file: &OwnedFd, choice: Choice, rootfs: Option<u64>) -> Result<Message, Error> {
-    use std::io::IsTerminal;
-    let kind = wasm::sniff(file.as_fd()).map_err(|e| io_error(Path::new(name), e))?;
-    if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
-        return Ok(Message::Native);
-    }
-    let progress = io::stderr().is_terminal();
-    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, rootfs)?;
-    Ok(Message::Handler(program, artifact))
-}
-
-fn io_error(path: &Path, reason: io::Error) -> Error {
-    Error::Io { path: path.to_owned(), reason: reason.into() }
 }
 
 /// Descriptors for the program: sockets after sd_listen_fds(3), and those of `--preserve-fds`. Returns the number of
@@ -430,51 +346,9 @@ pub(super) fn plan_seccomp(
     Ok(plan.map_or((None, None), |(filter, listener)| (Some(filter), listener)))
 }
 
-/// Takes descriptor `number` of a process that has just been put under its filter, and gives it to the listener.
-pub(super) fn hand_over(
-    listener: Option<&Listener>,
-    number: i32,
-    (pid, pidfd): (i32, &OwnedFd),
-    state: Result<oci_spec::runtime::State, oci_spec::OciSpecError>,
-) -> Result<(), seccomp::Error> {
-    let listener = listener.ok_or(seccomp::Error::NoListener)?;
-    let state = state.map_err(|e| seccomp::Error::State(e.to_string()))?;
-    listener.hand_over(&Listener::take(pidfd, number)?, pid, state)
-}
-
 /// crun's: a value other than "0" leaves a container's processes in the groups of the engine.
 pub(super) fn keep_groups(annotations: &HashMap<String, String>) -> bool {
     annotations.get("run.oci.keep_original_groups").is_some_and(|value| value != "0")
-}
-
-/// The engine's socket for a descriptor of a process.
-#[derive(Debug)]
-pub(super) struct PidfdSocket<'a> {
-    path: &'a Path,
-    socket: OwnedFd,
-}
-
-impl<'a> PidfdSocket<'a> {
-    pub(super) fn connect(path: &'a Path) -> Result<Self, Error> {
-        let failed = |e: rustix::io::Errno| Error::PidfdSocket { path: path.to_owned(), reason: e.into() };
-        Ok(Self { path, socket: unix::connect(path, SocketType::STREAM).map_err(failed)? })
-    }
-
-    /// `kind` is runc's word for how the process was made.
-    pub(super) fn send(&self, kind: &str, pidfd: &OwnedFd) -> Result<(), Error> {
-        let failed =
-            |e: rustix::io::Errno| Error::PidfdSocket { path: self.path.to_owned(), reason: e.into() };
-        unix::send(&self.socket, kind, pidfd.as_fd()).map_err(failed)
-    }
-}
-
-/// crun's annotation for the same.
-fn send_to_receiver(annotations: &HashMap<String, String>, pidfd: &OwnedFd) -> Result<(), Error> {
-    const ANNOTATION: &str = "run.oci.pidfd_receiver";
-    let Some(path) = annotations.get(ANNOTATION) else { return Ok(()) };
-    let sent = unix::connect(Path::new(path), SocketType::STREAM)
-        .and_then(|socket| unix::send(&socket, " ", pidfd.as_fd()));
-    sent.map_err(|e| Error::Receiver { annotation: ANNOTATION, path: path.clone(), reason: e.into() })
 }
 
 pub(super) fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error> {
@@ -485,62 +359,13 @@ pub(super) fn make_directory(global: &Global, id: &str) -> Result<PathBuf, Error
         Ok(()) => return Ok(directory),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(io_error(&directory, e)),
+        Err(e) => return Err(io_error(&directory)(e)),
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&global.root)
-        .map_err(|e| io_error(&global.root, e))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&global.root).map_err(io_error(&global.root))?;
     match builder.create(&directory) {
         Ok(()) => Ok(directory),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists),
-        Err(e) => Err(io_error(&directory, e)),
-    }
-}
-
-pub(super) fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
-    let cgroup = Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?;
-    // Without one, only limits that were asked for are an error.
-    Ok((global.cgroup_manager != cgroup::Manager::Disabled).then_some(cgroup))
-}
-
-/// How a new process gets into its container's cgroup: on v2 by the clone, on v1 by itself, for a parent that moves it
-/// would take a lock of the whole kernel, which costs milliseconds.
-#[derive(Debug, Default)]
-pub(super) struct JoinCgroup {
-    /// What is cloned into.
-    pub(super) v2: Option<OwnedFd>,
-    /// What the process itself enters.
-    pub(super) v1: Option<cgroup::Entrance>,
-    by_parent: bool,
-    /// The process to go to where the container's own cgroup takes none.
-    beside: Option<i32>,
-}
-
-impl JoinCgroup {
-    /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
-    pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool, beside: Option<i32>) -> Result<Self, Error> {
-        let Some(cgroup) = cgroup else { return Ok(Self::default()) };
-        let v2 = cgroup.into_fd();
-        let v1 = cgroup.entrance()?;
-        // A systemd scope begins with its first process, which the parent names.
-        let by_parent = v1.is_none() || (v2.is_some() && !cloned);
-        Ok(Self { v2, v1, by_parent, beside })
-    }
-
-    /// What is left for the parent to do.
-    pub(super) fn finish(self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
-        match cgroup {
-            Some(cgroup) if self.by_parent => {
-                match self.beside {
-                    Some(other) => cgroup.add_beside(pid, other)?,
-                    None => cgroup.add(pid)?,
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        Err(e) => Err(io_error(&directory)(e)),
     }
 }
 
@@ -549,51 +374,6 @@ fn make_fifo(path: &Path) -> Result<OwnedFd, Error> {
     let error = |e: rustix::io::Errno| Error::Io { path: path.to_owned(), reason: e.into() };
     rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(error)?;
     rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(error)
-}
-
-/// Written from outside: in a user namespace, the process itself could not lower it.
-pub(super) fn set_oom_score(pid: i32, process: &SpecProcess, rootless: bool) -> Result<(), Error> {
-    let Some(score) = process.oom_score_adj() else { return Ok(()) };
-    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
-    let value = score.to_string();
-    match fs::write(&path, &value) {
-        Ok(()) => Ok(()),
-        // An ordinary user may only raise it, and podman passes down what its own process has.
-        Err(e) if rootless && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        Err(e) => Err(init::Error::Write { path, value, reason: e.into() }.into()),
-    }
-}
-
-/// The resource limits of a process, set from outside: setrlimit(2), by prlimit(2).
-pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> {
-    use oci_spec::runtime::PosixRlimitType as Type;
-    for limit in process.rlimits().iter().flatten() {
-        let resource = match limit.typ() {
-            Type::RlimitCpu => libc::RLIMIT_CPU,
-            Type::RlimitFsize => libc::RLIMIT_FSIZE,
-            Type::RlimitData => libc::RLIMIT_DATA,
-            Type::RlimitStack => libc::RLIMIT_STACK,
-            Type::RlimitCore => libc::RLIMIT_CORE,
-            Type::RlimitRss => libc::RLIMIT_RSS,
-            Type::RlimitNproc => libc::RLIMIT_NPROC,
-            Type::RlimitNofile => libc::RLIMIT_NOFILE,
-            Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
-            Type::RlimitAs => libc::RLIMIT_AS,
-            Type::RlimitLocks => libc::RLIMIT_LOCKS,
-            Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
-            Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-            Type::RlimitNice => libc::RLIMIT_NICE,
-            Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
-            Type::RlimitRttime => libc::RLIMIT_RTTIME,
-        };
-        let value = libc::rlimit { rlim_cur: limit.soft(), rlim_max: limit.hard() };
-        // SAFETY: reads one structure, which outlives the call.
-        let result = unsafe { libc::prlimit(pid, resource, &raw const value, std::ptr::null_mut()) };
-        if result != 0 {
-            return Err(init::Error::Rlimit { limit: limit.typ().to_string(), reason: Os::last() }.into());
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<(), Error> {

@@ -8,10 +8,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::create::{
-    JoinCgroup, PidfdSocket, Request, Served, hand_over, keep_groups, plan_seccomp, set_oom_score,
-    set_rlimits, write_pid_file,
-};
+use super::create::{keep_groups, plan_seccomp, write_pid_file};
+use super::given::{JoinCgroup, set_oom_score, set_rlimits};
+use super::pidfd::PidfdSocket;
+use super::served::{Request, Served, hand_over};
 use super::{Container, Error, Status};
 use crate::cgroup;
 use crate::cli::Global;

@@ -7,9 +7,12 @@
 mod checkpoint;
 mod create;
 mod exec;
+mod given;
 mod lifecycle;
+mod pidfd;
 mod process;
 mod restore;
+mod served;
 mod status;
 
 use std::collections::HashMap;
@@ -304,6 +307,11 @@ pub fn ids(root: &Path) -> Result<Vec<String>, Error> {
     }
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Makes the error of something done to a path.
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |reason| Error::Io { path: path.to_owned(), reason: reason.into() }
 }
 
 #[cfg(test)]

@@ -11,12 +11,11 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::checkpoint::{DESCRIPTORS, io_error};
-use super::create::{
-    Undo, find_rootfs, make_cgroup, make_directory, new_state, run_runtime_hooks, write_pid_file,
-};
+use super::checkpoint::DESCRIPTORS;
+use super::create::{Undo, find_rootfs, make_directory, new_state, run_runtime_hooks, write_pid_file};
 use super::exec::plan_terminal;
-use super::{CONFIG_FILE, Container, Error, Process};
+use super::given::make_cgroup;
+use super::{CONFIG_FILE, Container, Error, Process, io_error};
 use crate::cli::Global;
 use crate::criu::external::{self, add_mount};
 use crate::criu::rpc::{Cgroup_root, Criu_notify, Criu_opts, Criu_req, Criu_req_type};

@@ -1,0 +1,105 @@
+//! What a new process gets from its parent, who has the rights for it: cgroup, limits, a place in the queue of the
+//! out-of-memory killer.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process as SpecProcess, Spec};
+
+use super::Error;
+use crate::cgroup::{self, Cgroup};
+use crate::cli::Global;
+use crate::error::Os;
+use crate::init;
+
+pub(super) fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
+    let cgroup = Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?;
+    // Without one, only limits that were asked for are an error.
+    Ok((global.cgroup_manager != cgroup::Manager::Disabled).then_some(cgroup))
+}
+
+/// How a new process gets into its container's cgroup: on v2 by the clone, on v1 by itself, for a parent that moves it
+/// would take a lock of the whole kernel, which costs milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct JoinCgroup {
+    /// What is cloned into.
+    pub(super) v2: Option<OwnedFd>,
+    /// What the process itself enters.
+    pub(super) v1: Option<cgroup::Entrance>,
+    by_parent: bool,
+    /// The process to go to where the container's own cgroup takes none.
+    beside: Option<i32>,
+}
+
+impl JoinCgroup {
+    /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
+    pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool, beside: Option<i32>) -> Result<Self, Error> {
+        let Some(cgroup) = cgroup else { return Ok(Self::default()) };
+        let v2 = cgroup.into_fd();
+        let v1 = cgroup.entrance()?;
+        // A systemd scope begins with its first process, which the parent names.
+        let by_parent = v1.is_none() || (v2.is_some() && !cloned);
+        Ok(Self { v2, v1, by_parent, beside })
+    }
+
+    /// What is left for the parent to do.
+    pub(super) fn finish(self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
+        match cgroup {
+            Some(cgroup) if self.by_parent => {
+                match self.beside {
+                    Some(other) => cgroup.add_beside(pid, other)?,
+                    None => cgroup.add(pid)?,
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Written from outside: in a user namespace, the process itself could not lower it.
+pub(super) fn set_oom_score(pid: i32, process: &SpecProcess, rootless: bool) -> Result<(), Error> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    let value = score.to_string();
+    match fs::write(&path, &value) {
+        Ok(()) => Ok(()),
+        // An ordinary user may only raise it, and podman passes down what its own process has.
+        Err(e) if rootless && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) => Err(init::Error::Write { path, value, reason: e.into() }.into()),
+    }
+}
+
+/// The resource limits of a process, set from outside: setrlimit(2), by prlimit(2).
+pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> {
+    use oci_spec::runtime::PosixRlimitType as Type;
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            Type::RlimitCpu => libc::RLIMIT_CPU,
+            Type::RlimitFsize => libc::RLIMIT_FSIZE,
+            Type::RlimitData => libc::RLIMIT_DATA,
+            Type::RlimitStack => libc::RLIMIT_STACK,
+            Type::RlimitCore => libc::RLIMIT_CORE,
+            Type::RlimitRss => libc::RLIMIT_RSS,
+            Type::RlimitNproc => libc::RLIMIT_NPROC,
+            Type::RlimitNofile => libc::RLIMIT_NOFILE,
+            Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+            Type::RlimitAs => libc::RLIMIT_AS,
+            Type::RlimitLocks => libc::RLIMIT_LOCKS,
+            Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+            Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+            Type::RlimitNice => libc::RLIMIT_NICE,
+            Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
+            Type::RlimitRttime => libc::RLIMIT_RTTIME,
+        };
+        let value = libc::rlimit { rlim_cur: limit.soft(), rlim_max: limit.hard() };
+        // SAFETY: reads one structure, which outlives the call.
+        let result = unsafe { libc::prlimit(pid, resource, &raw const value, std::ptr::null_mut()) };
+        if result != 0 {
+            return Err(init::Error::Rlimit { limit: limit.typ().to_string(), reason: Os::last() }.into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The parent's half of the conversation with a new process, until that is ready (`init::sync`).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use super::{Error, io_error};
+use crate::handler::Choice;
+use crate::init::sync::{Message, Socket};
+use crate::seccomp::{self, Listener};
+use crate::{init, log, rootfs, wasm};
+
+/// What the process inside wants to have done before it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request {
+    /// Run the hooks of the runtime's namespace.
+    Hooks,
+    /// Set its resource limits.
+    Limits,
+    /// Give this descriptor of its filter to who listens.
+    Listener(i32),
+}
+
+/// The parent's half of the conversation, until the process is ready.
+#[derive(Debug)]
+pub(super) struct Served<'a> {
+    choice: Choice,
+    /// What the process may ask for while it makes its root file system.
+    pub(super) outside: Option<rootfs::Server<'a>>,
+    /// The device of the root file system, where only its engine can have mounted anything.
+    rootfs: Option<u64>,
+    /// The terminal's master, once it came.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+impl Served<'_> {
+    pub(super) fn new(choice: Choice, rootfs: Option<u64>) -> Self {
+        Self { choice, rootfs, outside: None, terminal: None }
+    }
+
+    /// Answers one message; true when the process is ready.
+    ///
+    /// # Errors
+    /// What the process reported, or what answering it failed with.
+    pub(super) fn next(
+        &mut self,
+        socket: &Socket,
+        answer: impl Fn(Request) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        let granted = |request| answer(request).and_then(|()| Ok(socket.send(&Message::Continue)?));
+        match socket.receive()? {
+            Some(Message::Ready) => return Ok(true),
+            Some(Message::Ask(request)) => {
+                let outside = self.outside.ok_or(init::Error::Unexpected)?;
+                let answer = outside.serve(request).map_err(init::Error::from)?;
+                socket.send(&Message::Answer(answer))?;
+            }
+            Some(Message::RunHooks) => granted(Request::Hooks)?,
+            Some(Message::SetLimits) => granted(Request::Limits)?,
+            Some(Message::Listener(number)) => granted(Request::Listener(number))?,
+            Some(Message::Warning(text)) => log::warn(&text),
+            Some(Message::Terminal(master)) => self.terminal = Some(master),
+            Some(Message::Module(name, file)) => {
+                let answer = prepare_module(&name, &file, self.choice, self.rootfs)?;
+                socket.send(&answer)?;
+            }
+            Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
+            Some(_) => return Err(init::Error::Unexpected.into()),
+            None => return Err(init::Error::ChildGone(String::new()).into()),
+        }
+        Ok(false)
+    }
+}
+
+/// A message could not be sent because the process is gone; it may have said why.
+pub(super) fn child_gone(socket: &Socket, error: init::Error) -> Error {
+    match socket.receive() {
+        Ok(Some(Message::Failed(text))) => init::Error::Reported(text).into(),
+        _ => error.into(),
+    }
+}
+
+/// The handler and artifact for what is, or was said to be, a module.
+fn prepare_module(name: &str, file: &OwnedFd, choice: Choice, rootfs: Option<u64>) -> Result<Message, Error> {
+    use std::io::IsTerminal;
+    let kind = wasm::sniff(file.as_fd()).map_err(io_error(Path::new(name)))?;
+    if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
+        return Ok(Message::Native);
+    }
+    let progress = io::stderr().is_terminal();
+    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, rootfs)?;
+    Ok(Message::Handler(program, artifact))
+}
+
+/// Takes descriptor `number` of a process that has just been put under its filter, and gives it to the listener.
+pub(super) fn hand_over(
+    listener: Option<&Listener>,
+    number: i32,
+    (pid, pidfd): (i32, &OwnedFd),
+    state: Result<oci_spec::runtime::State, oci_spec::OciSpecError>,
+) -> Result<(), seccomp::Error> {
+    let listener = listener.ok_or(seccomp::Error::NoListener)?;
+    let state = state.map_err(|e| seccomp::Error::State(e.to_string()))?;
+    listener.hand_over(&Listener::take(pidfd, number)?, pid, state)
+}
