@@ -242,7 +242,7 @@ mod tests {
     use oci_spec::runtime::HookBuilder;
 
     fn run(script: &str, timeout: Option<i64>, environment: Option<&[String]>) -> Result<(), String> {
-        let args = ["name", "-c", script].map(str::to_owned).to_vec();
+        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
         let mut hook = HookBuilder::default().path("/bin/sh").args(args).build().expect("a hook");
         hook.set_timeout(timeout);
         let state = serde_json::json!({"ociVersion": "1.0.0", "id": "the-id", "bundle": "/b", "rootfs": "/r",
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn state_name_directory_and_environment() {
         run(
-            r#"s=$(cat); case "$s" in *'"pid":42'*) test "$0 $(pwd)" = "name /dev";; *) false; esac"#,
+            r#"s=$(cat); case "$s" in *'"pid":42'*) test "$0 $(pwd)" = "sh /dev";; *) false; esac"#,
             None,
             None,
         )
