@@ -99,6 +99,7 @@ struct OomWatch {
     /// Becomes readable when there may be something to tell.
     wakes: OwnedFd,
     counter: PathBuf,
+    v2: bool,
     killed: u64,
 }
 
@@ -118,7 +119,7 @@ impl OomWatch {
             std::fs::write(dir.join("cgroup.event_control"), order)?;
             (wakes, counter)
         };
-        let mut watch = Self { wakes, counter, killed: 0 };
+        let mut watch = Self { wakes, counter, v2, killed: 0 };
         watch.has_killed();
         Ok(watch)
     }
@@ -126,8 +127,16 @@ impl OomWatch {
     /// Whether there is a new kill since the last call.
     fn has_killed(&mut self) -> bool {
         let mut wakes = [0; 4096];
-        while rustix::io::read(&self.wakes, &mut wakes).is_ok_and(|length| length > 0) {}
-        let text = std::fs::read_to_string(&self.counter).unwrap_or_default();
+        let mut woken = false;
+        while rustix::io::read(&self.wakes, &mut wakes).is_ok_and(|length| length > 0) {
+            woken = true;
+        }
+        // The end of the cgroup wakes as well.
+        let Ok(text) = std::fs::read_to_string(&self.counter) else { return false };
+        if !self.v2 {
+            // The kernel counts the kill after it has woken us, and does not wake us again.
+            return woken;
+        }
         let killed = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0);
         std::mem::replace(&mut self.killed, killed) < killed
     }
