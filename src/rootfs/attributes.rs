@@ -1,8 +1,7 @@
 //! Attributes and propagation of a mount that exists already, named by a descriptor of its root.
 //!
-//! mount_setattr(2) changes only what it is told to, so the flags a source mount brings along stay: a
-//! `nosuid` volume stays `nosuid` in the container. Linux before 5.12 lacks it and is served by mount(2)
-//! through /proc/self/fd, except for what works on a whole tree.
+//! mount_setattr(2) changes only what it is told to. Linux before 5.12 lacks it and is served by mount(2) through
+//! /proc/self/fd, except for what works on a whole tree.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -37,6 +36,13 @@ const FLAGS: [(MountFlags, MountAttrFlags, StatVfsMountFlags); 8] = [
 const ATIME_MODES: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOATIME.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
 
+/// What a mount does not inherit from its source when it has options of its own.
+const REPLACED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC)
+    .union(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW);
+
 impl Attributes {
     pub const READ_ONLY: Self =
         Self { set: MountAttrFlags::MOUNT_ATTR_RDONLY, clear: MountAttrFlags::empty() };
@@ -62,6 +68,20 @@ impl Attributes {
 
     pub fn is_empty(self) -> bool {
         self.set.is_empty() && self.clear.is_empty()
+    }
+
+    /// Gives a new bind mount its flags as mount(2) does, and so runc and crun: with any of its own, those of the
+    /// source are gone, but for access times, and, in a user namespace, for what is locked there
+    /// (mount_namespaces(7)).
+    pub fn replace(self, mount: BorrowedFd, user_namespace: bool) -> Result<(), Errno> {
+        let replaced = if user_namespace { MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW } else { REPLACED };
+        let exact = Self { clear: self.clear | (replaced - self.set), ..self };
+        match setattr(mount, false, exact, MountPropagationFlags::empty()) {
+            // The runtime itself may be in a user namespace.
+            Err(Errno::PERM) => self.apply(mount, false),
+            Err(Errno::NOSYS) => exact.remount(mount),
+            result => result,
+        }
     }
 
     /// Sets and clears on the mount, or on all mounts of the tree below it.

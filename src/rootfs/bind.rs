@@ -81,11 +81,11 @@ pub(super) fn mount(
         if is_kernel(target.as_fd()).map_err(Error::mount_point(dest))? {
             return Err(Error::InsideProc(dest.to_owned()));
         }
-        return attach(&tree, &target, dest, options, &name);
+        return attach(ctx, &tree, &target, dest, options, &name);
     }
     let kind = if is_directory(tree.as_fd()).map_err(failed)? { Kind::Directory } else { Kind::File };
     let (target, _) = mount_point(root, dest, kind)?;
-    attach(&tree, &target, dest, options, &name)
+    attach(ctx, &tree, &target, dest, options, &name)
 }
 
 fn is_symlink(path: &Path) -> Result<bool, Errno> {
@@ -105,6 +105,7 @@ fn copy_symlink(root: &Root, source: &Path, dest: &Path) -> Result<(), Errno> {
 
 /// Puts a tree into the container and gives it the options of its mount.
 pub(super) fn attach(
+    ctx: &Context,
     tree: &OwnedFd,
     target: &OwnedFd,
     dest: &Path,
@@ -116,10 +117,12 @@ pub(super) fn attach(
     if delayed_read_only("bind", dest) {
         attributes.set.remove(Attributes::READ_ONLY.set);
     }
-    for (attributes, recursive) in [(attributes, false), (options.recursive_attributes(), true)] {
-        if !attributes.is_empty() {
-            attributes.apply(tree.as_fd(), recursive).map_err(Error::attributes(dest))?;
-        }
+    if !options.attributes().is_empty() {
+        attributes.replace(tree.as_fd(), ctx.user_namespace).map_err(Error::attributes(dest))?;
+    }
+    let recursive = options.recursive_attributes();
+    if !recursive.is_empty() {
+        recursive.apply(tree.as_fd(), true).map_err(Error::attributes(dest))?;
     }
     propagate(tree.as_fd(), dest, options)
 }

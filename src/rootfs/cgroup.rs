@@ -58,7 +58,7 @@ fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
     let source = ctx.cgroup_mounts.first().map_or(Path::new(HOST), |(path, _)| path);
     let name = source.to_string_lossy();
     let tree = bind::clone_all(CWD, source).map_err(Error::mount(name.as_ref(), dest))?;
-    bind::attach(&tree, target, dest, options, &name)
+    bind::attach(ctx, &tree, target, dest, options, &name)
 }
 
 /// A tmpfs with a directory for each hierarchy, and a link for each controller that shares one.
@@ -76,7 +76,7 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
             let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
             let tree = bind::clone_all(CWD, own).map_err(failed)?;
             let place = reopen(root, &dest)?;
-            bind::attach(&tree, &place, &dest, options, &source)?;
+            bind::attach(ctx, &tree, &place, &dest, options, &source)?;
         }
         for controller in name.split(',').filter(|controller| controller != name) {
             match symlinkat(name, CWD, controller) {

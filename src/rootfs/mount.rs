@@ -116,7 +116,7 @@ fn filesystem(
                 return Err(Error::mount(source.to_string_lossy(), dest)(Errno::PERM));
             };
             let tree = bind::clone_all(CWD, Path::new(host)).map_err(Error::mount(host, dest))?;
-            bind::attach(&tree, &target, dest, options, host)?;
+            bind::attach(ctx, &tree, &target, dest, options, host)?;
             // What is mounted below is the host's as well.
             if options.read_only() {
                 Attributes::READ_ONLY.apply(tree.as_fd(), true).map_err(Error::attributes(dest))?;
