@@ -104,6 +104,11 @@ pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespace(spec, kind).is_some()
 }
 
+/// Whether the container gets a new namespace of this kind.
+pub fn makes_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespace(spec, kind).is_some_and(|namespace| joined_path(namespace).is_none())
+}
+
 /// The entry for a namespace of this kind.
 pub fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&oci_spec::runtime::LinuxNamespace> {
     spec.linux().as_ref()?.namespaces().as_ref()?.iter().find(|n| n.typ() == kind)

@@ -14,6 +14,14 @@ use crate::init::Error;
 use crate::init::namespaces::{Cloned, clone3};
 use crate::passwd;
 
+/// The id on the host that a container with these mappings knows as `id`.
+pub fn on_host(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
+    mappings.iter().find_map(|mapping| {
+        let offset = id.checked_sub(mapping.container_id()).filter(|offset| *offset < mapping.size())?;
+        mapping.host_id().checked_add(offset)
+    })
+}
+
 /// Maps the ids of a process that is in a new user namespace.
 ///
 /// # Errors
@@ -136,4 +144,19 @@ fn map(
         return Ok(());
     }
     Err(Error::IdMap(format!("{helper}: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_the_host() {
+        let range = |inside: u32, outside: u32, size: u32| {
+            LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size).build().unwrap()
+        };
+        let mappings = [range(0, 1000, 1), range(1, 100_000, 10)];
+        assert_eq!((on_host(&mappings, 0), on_host(&mappings, 10)), (Some(1000), Some(100_009)));
+        assert_eq!((on_host(&mappings, 11), on_host(&[], 0)), (None, None));
+    }
 }

@@ -3,30 +3,28 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{Gid, Uid, chown};
 use rustix::io::Errno;
 
 use super::Error;
 use super::file::slurp;
+use crate::{config, userns};
 
 /// Who gets the cgroup: the user of the container's program, if he can do anything with it, which takes a cgroup
 /// namespace and a cgroup file system that may be written. These conditions are runc's. Root owns it anyway.
 pub fn owner(spec: &Spec) -> Option<u32> {
-    let namespaces = spec.linux().as_ref()?.namespaces().as_deref().unwrap_or_default();
-    let namespace = |kind| namespaces.iter().find(|namespace| namespace.typ() == kind);
-    let is_new =
-        |namespace: &oci_spec::runtime::LinuxNamespace| crate::config::joined_path(namespace).is_none();
-    if !namespace(LinuxNamespaceType::Cgroup).is_some_and(is_new) {
+    if !config::makes_namespace(spec, LinuxNamespaceType::Cgroup) {
         return None;
     }
     if !spec.mounts().iter().flatten().any(is_writable_cgroup) {
         return None;
     }
     let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    let mapped = match namespace(LinuxNamespaceType::User) {
-        None => user,
-        Some(_) => on_host(user, spec.linux().as_ref()?.uid_mappings().as_deref()?)?,
+    let mapped = if config::has_namespace(spec, LinuxNamespaceType::User) {
+        userns::on_host(spec.linux().as_ref()?.uid_mappings().as_deref()?, user)?
+    } else {
+        user
     };
     (mapped != 0).then_some(mapped)
 }
@@ -38,14 +36,6 @@ fn is_writable_cgroup(mount: &Mount) -> bool {
     // The last one counts.
     let access = mount.options().iter().flatten().rfind(read_only).map(String::as_str);
     source == Path::new("cgroup") && destination == Path::new("/sys/fs/cgroup") && access != Some("ro")
-}
-
-/// The id on the host that the container knows as `id`.
-pub fn on_host(id: u32, mappings: &[LinuxIdMapping]) -> Option<u32> {
-    mappings.iter().find_map(|mapping| {
-        let offset = id.checked_sub(mapping.container_id())?;
-        (offset < mapping.size()).then(|| mapping.host_id().checked_add(offset))?
-    })
 }
 
 /// Makes `dir` the owner's.

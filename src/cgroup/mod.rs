@@ -258,7 +258,7 @@ impl Cgroup {
         v2::make(&below.mount, &below.path, None, &mut Vec::new())?;
         let linux = spec.linux().as_ref();
         let root = |mappings: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
-            delegation::on_host(0, mappings.as_deref().unwrap_or_default())
+            crate::userns::on_host(mappings.as_deref().unwrap_or_default(), 0)
         };
         let (user, group) =
             (linux.and_then(|l| root(l.uid_mappings())), linux.and_then(|l| root(l.gid_mappings())));

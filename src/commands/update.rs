@@ -124,9 +124,9 @@ fn read(file: &str) -> Result<LinuxResources, Error> {
 impl Args {
     /// The share of what Intel RDT divides. The group is made with the container.
     fn update_rdt(&self, container: &Container) -> Result<(), Error> {
-        let given = |value: &Option<String>| value.clone().filter(|schema| !schema.is_empty());
-        let (l3_cache, bandwidth) = (given(&self.l3_cache_schema), given(&self.mem_bw_schema));
-        let what = match (&l3_cache, &bandwidth) {
+        let [l3_cache, bandwidth] = [&self.l3_cache_schema, &self.mem_bw_schema]
+            .map(|value| value.as_deref().filter(|schema| !schema.is_empty()));
+        let what = match (l3_cache, bandwidth) {
             (None, None) => return Ok(()),
             (Some(_), _) => "CAT: l3 cache schema",
             _ => "MBA: memory bandwidth schema",
@@ -135,7 +135,7 @@ impl Args {
         let group = container.state.intel_rdt.as_ref().ok_or_else(|| {
             Error::new("the container has no Intel RDT group: linux.intelRdt is missing in its config.json")
         })?;
-        group.update(l3_cache.as_deref(), bandwidth.as_deref()).map_err(Error::new)
+        group.update(l3_cache, bandwidth).map_err(Error::new)
     }
 
     fn resources(&self) -> LinuxResources {

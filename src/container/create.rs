@@ -139,13 +139,12 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     if spec.process().is_none() && request.attended.is_none() {
         spec.set_process(Some(no_process()?));
     }
-    config::process(&spec)?;
+    let wanted = config::process(&spec)?.terminal().unwrap_or(false);
     let rootfs = find_rootfs(&spec, &bundle)?;
     let choice = handler::choose(spec.annotations().as_ref(), &called_name())?;
     let namespaces = Namespaces::open(&spec)?;
     let attended = request.attended.is_some();
     let foreground = request.attended.as_ref().is_some_and(|a| a.foreground);
-    let wanted = config::process(&spec)?.terminal().unwrap_or(false);
     let terminal = plan_terminal(wanted, request.console_socket, foreground)?;
     let annotations = spec.annotations().clone().unwrap_or_default();
     let (filter, listener) = plan_seccomp(&spec, &annotations, global)?;

@@ -240,7 +240,7 @@ impl Container {
 
 /// Whether the end of the container's init is the end of all its processes (pid_namespaces(7)).
 fn makes_pid_namespace(spec: &Spec) -> bool {
-    config::namespace(spec, LinuxNamespaceType::Pid).is_some_and(|n| config::joined_path(n).is_none())
+    config::makes_namespace(spec, LinuxNamespaceType::Pid)
 }
 
 /// Removes the directory of a container whose state cannot be read, when `delete --force` asks for it.

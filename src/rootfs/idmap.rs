@@ -104,14 +104,11 @@ fn parse_range(range: &str, container: &[LinuxIdMapping]) -> Result<LinuxIdMappi
         if container.is_empty() {
             return Err("option idmap: specified a relative mapping without user namespace mappings".into());
         }
-        let within =
-            |m: &&LinuxIdMapping| host.checked_sub(m.container_id()).is_some_and(|offset| offset < m.size());
-        let mapping = container.iter().find(within).ok_or_else(|| {
+        host = userns::on_host(container, host).ok_or_else(|| {
             format!(
                 "option idmap: could not find a user namespace mapping for the relative mapping {range:?}"
             )
         })?;
-        host = mapping.host_id() + (host - mapping.container_id());
     }
     LinuxIdMappingBuilder::default().container_id(files).host_id(host).size(size).build().map_err(|_| wrong())
 }

@@ -21,6 +21,10 @@ use super::devices::Node;
 use super::options::Options;
 use super::resolve::{NOFOLLOW, clean};
 use super::{Error, attributes, bind, idmap};
+use crate::userns;
+
+/// The kernel's overflowuid and overflowgid.
+const NOBODY: u32 = 65534;
 
 /// What init asks for, as an index in config.json's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +113,10 @@ impl Server<'_> {
             return Err(Error::Outside(format!("linux.devices[{index}] does not exist")));
         };
         let node = Node::of(device);
-        let mapped = |list: Option<&Vec<LinuxIdMapping>>, id| on_host(list.map_or(&[], Vec::as_slice), id);
+        // An id that is not mapped belongs to nobody (user_namespaces(7)).
+        let mapped = |list: Option<&Vec<LinuxIdMapping>>, id| {
+            userns::on_host(list.map_or(&[], Vec::as_slice), id).unwrap_or(NOBODY)
+        };
         let uid = mapped(linux.and_then(|linux| linux.uid_mappings().as_ref()), node.owner.0);
         let gid = mapped(linux.and_then(|linux| linux.gid_mappings().as_ref()), node.owner.1);
         let make = || {
@@ -130,18 +137,6 @@ impl Server<'_> {
             result => result.map(Some).map_err(Error::device(device.path())),
         }
     }
-}
-
-/// The host's id of one of the container's; one that is not mapped belongs to nobody (user_namespaces(7)).
-fn on_host(mappings: &[LinuxIdMapping], id: u32) -> u32 {
-    const NOBODY: u32 = 65534;
-    mappings
-        .iter()
-        .find_map(|m| {
-            let offset = id.checked_sub(m.container_id()).filter(|offset| *offset < m.size())?;
-            m.host_id().checked_add(offset)
-        })
-        .unwrap_or(NOBODY)
 }
 
 /// Does something in the mount namespace of another process, and comes back. Entering it changes root and
@@ -165,20 +160,4 @@ fn visit<T>(pid: i32, work: impl FnOnce() -> T) -> Result<T, Errno> {
     chroot(c".")?;
     fchdir(&cwd)?;
     Ok(outcome)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oci_spec::runtime::LinuxIdMappingBuilder;
-
-    #[test]
-    fn ids_are_those_of_the_host() {
-        let range = |inside: u32, outside: u32, size: u32| {
-            LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size).build().unwrap()
-        };
-        let mappings = [range(0, 1000, 1), range(1, 100_000, 10)];
-        assert_eq!((on_host(&mappings, 0), on_host(&mappings, 10)), (1000, 100_009));
-        assert_eq!((on_host(&mappings, 11), on_host(&[], 0)), (65534, 65534));
-    }
 }
