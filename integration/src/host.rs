@@ -18,6 +18,9 @@ use crate::command::{Run, command};
 use crate::container::Container;
 use crate::coracle;
 
+/// What the names of all tests begin with; the id of the test program and a number follow.
+pub(crate) const NAME: &str = "coracle-test";
+
 /// A temporary directory with everything that the containers of one test need, removed with all of them on drop.
 pub struct Host {
     dir: TempDir,
@@ -33,7 +36,8 @@ impl Host {
     pub fn new() -> Result<Host> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         ensure!(coracle().exists(), "{} does not exist: run `make build` first", coracle().display());
-        let name = format!("coracle-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{NAME}-{}-{number}", std::process::id());
         let dir = tempfile::Builder::new().prefix(&name).tempdir().context("make a temporary directory")?;
         // Ordinary users and user namespaces have to pass.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -256,7 +260,8 @@ fn applets() -> Result<&'static [String]> {
     APPLETS.get().map(Vec::as_slice).context("busybox lists no applet")
 }
 
-fn cgroup_mounts() -> &'static [PathBuf] {
+/// Where the host's cgroup hierarchies are mounted.
+pub(crate) fn cgroup_mounts() -> &'static [PathBuf] {
     static MOUNTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     MOUNTS.get_or_init(|| {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -272,7 +277,7 @@ fn cgroup_mounts() -> &'static [PathBuf] {
 }
 
 /// A directory and all directories below it, parents first.
-fn descendants(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn descendants(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
     let mut next = 0;
     while next < all.len() {

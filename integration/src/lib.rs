@@ -7,6 +7,7 @@
 //! The binary under test is `bin/coracle` of this repository, or the one that `CORACLE_BIN` names. Pointing that at
 //! runc tells what the reference does with a native container.
 
+mod census;
 mod command;
 mod console;
 mod container;
@@ -15,6 +16,7 @@ mod guest;
 mod host;
 mod receiver;
 
+pub use census::Census;
 pub use command::{Finished, Job, Run, command, eventually};
 pub use console::{ConsoleSocket, Terminal};
 pub use container::{Container, reap};
