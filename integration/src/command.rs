@@ -71,6 +71,15 @@ impl Finished {
         Ok(self)
     }
 
+    /// Requires `needle` in standard output.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn prints_some(self, needle: &str) -> Result<Self> {
+        ensure!(self.stdout.contains(needle), "expected {needle:?} on stdout from {self}");
+        Ok(self)
+    }
+
     /// The lines of standard output.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.stdout.lines()
