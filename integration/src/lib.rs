@@ -1,8 +1,8 @@
 //! Shared pieces of the end-to-end tests.
 //!
-//! Every test owns a [`Host`] (or an [`Engine`]): a temporary directory with a state directory, a module cache,
-//! a cgroup and container ids that nobody else uses. Tests can so run in parallel, and dropping the host removes
-//! everything a test made, whether it passed, failed or panicked.
+//! Every test owns a [`Host`] (or an [`Engine`], a [`Docker`] or a [`Containerd`], which have one): a temporary
+//! directory with a state directory, a module cache, a cgroup and container ids that nobody else uses. Tests can so run
+//! in parallel, and dropping the host removes everything a test made, whether it passed, failed or panicked.
 //!
 //! The binary under test is `bin/coracle` of this repository, or the one that `CORACLE_BIN` names. Pointing that at
 //! runc tells what the reference does with a native container.
@@ -11,20 +11,24 @@ mod census;
 mod command;
 mod console;
 mod container;
+mod containerd;
 mod docker;
 mod engine;
 mod guest;
 mod host;
+mod image;
 mod receiver;
 
 pub use census::Census;
 pub use command::{Finished, Job, Run, command, eventually};
 pub use console::{ConsoleSocket, Terminal};
 pub use container::{Container, reap};
+pub use containerd::{Containerd, KUBERNETES, PAUSE};
 pub use docker::Docker;
 pub use engine::Engine;
 pub use guest::{c, rust, wat};
 pub use host::{Host, busybox_root};
+pub use image::Image;
 pub use receiver::Receiver;
 
 use std::io::Write;
