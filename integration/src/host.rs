@@ -1,6 +1,5 @@
 //! A test's private place on this machine.
 
-use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ pub(crate) const NAME: &str = "coracle-test";
 pub struct Host {
     dir: TempDir,
     name: String,
-    containers: Cell<u32>,
+    containers: AtomicU32,
 }
 
 impl Host {
@@ -42,7 +41,7 @@ impl Host {
         // Ordinary users and user namespaces have to pass.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         set_child_subreaper(Pid::from_raw(1))?;
-        Ok(Host { dir, name, containers: Cell::new(0) })
+        Ok(Host { dir, name, containers: AtomicU32::new(0) })
     }
 
     /// The temporary directory.
@@ -104,8 +103,7 @@ impl Host {
     }
 
     fn bundle(&self) -> Result<PathBuf> {
-        let n = self.containers.get() + 1;
-        self.containers.set(n);
+        let n = self.containers.fetch_add(1, Ordering::Relaxed) + 1;
         let bundle = self.path().join(format!("{}-c{n}", self.name));
         fs::create_dir(&bundle)?;
         Ok(bundle)

@@ -29,6 +29,9 @@ pub fn write_lines<'a>(
     for value in values {
         // EINTR: a signal arrived while the kernel waited for a lock; nothing has been written.
         if let Err(errno) = rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())) {
+            if errno == Errno::NODEV && !path.exists() {
+                return Err(Error::NoFile { path });
+            }
             return Err(Error::Write { path, value: value.trim_end().into(), reason: errno.into() });
         }
     }
@@ -40,7 +43,8 @@ pub fn read(dir: &Path, file: &str) -> Result<String, Error> {
     let path = dir.join(file);
     match slurp(&path) {
         Ok(text) => Ok(text),
-        Err(Errno::NOENT) => Err(Error::NoFile { path }),
+        // Removed before it was opened, or after.
+        Err(Errno::NOENT | Errno::NODEV) => Err(Error::NoFile { path }),
         Err(errno) => Err(Error::Read { path, reason: errno.into() }),
     }
 }

@@ -27,11 +27,17 @@ pub fn freeze(hierarchies: &[Hierarchy], frozen: bool) -> Result<(), Error> {
 
 /// Whether the cgroup itself, and not merely one above it, is frozen.
 pub fn is_frozen(hierarchies: &[Hierarchy]) -> Result<bool, Error> {
-    if let Some(dir) = v1_directory(hierarchies, "freezer") {
-        return Ok(optional(read(dir, "freezer.self_freezing"))?.is_some_and(|text| text.trim() == "1"));
-    }
-    let Some(dir) = v2_directory(hierarchies) else { return Ok(false) };
-    Ok(optional(read(dir, "cgroup.freeze"))?.is_some_and(|text| text.trim() == "1"))
+    Ok(state(hierarchies)?.unwrap_or(false))
+}
+
+/// The same; `None` where there is no freezer, or not any more.
+pub fn state(hierarchies: &[Hierarchy]) -> Result<Option<bool>, Error> {
+    let text = match (v1_directory(hierarchies, "freezer"), v2_directory(hierarchies)) {
+        (Some(dir), _) => read(dir, "freezer.self_freezing"),
+        (None, Some(dir)) => read(dir, "cgroup.freeze"),
+        (None, None) => return Ok(None),
+    };
+    Ok(optional(text)?.map(|text| text.trim() == "1"))
 }
 
 /// A v1 freezer stays in FREEZING while a process slips through, by fork(2) or by joining. Asking again catches

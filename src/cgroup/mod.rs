@@ -364,6 +364,14 @@ impl Cgroup {
         freezer::is_frozen(&self.hierarchies)
     }
 
+    /// As [`Cgroup::is_frozen`], and `None` where there is no freezer to ask, or not any more.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub fn freezer_state(&self) -> Result<Option<bool>, Error> {
+        freezer::state(&self.hierarchies)
+    }
+
     /// The directory whose freezer stops every process of the container.
     pub fn freezer(&self) -> Option<&Path> {
         resources::v1_directory(&self.hierarchies, "freezer")
@@ -381,6 +389,13 @@ impl Cgroup {
     /// Whether it is there: not after `remove`, and not where cgroups are disabled or out of reach.
     pub fn exists(&self) -> bool {
         processes::directories(&self.hierarchies).any(Path::exists)
+    }
+
+    /// Whether another cgroup is this one, or nested in it, in any hierarchy.
+    pub fn holds(&self, other: &Self) -> bool {
+        let inside =
+            |theirs: &Path| processes::directories(&self.hierarchies).any(|ours| theirs.starts_with(ours));
+        processes::directories(&other.hierarchies).any(inside)
     }
 
     /// Sends a signal to every process of the container. `SIGKILL` reaches frozen ones too.

@@ -78,7 +78,11 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     program::protect()?;
     let container = Container::load(&global.root, &args.id)?;
-    let process = process(&container, args)?;
+    let ended = || match container.ended()? {
+        container::Error::NotRunning => Some(container::Error::ExecStopped),
+        gone => Some(gone),
+    };
+    let process = process(&container, args).map_err(|error| ended().map_or(error, Error::from))?;
     config::check_process(&process)?;
     let cgroup = Place::parse(&args.cgroup).map_err(Error::new)?;
     let foreground = !args.detach;
@@ -94,8 +98,10 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         ignore_paused: args.ignore_paused,
         signals,
     };
-    let executed = container::exec(&container, request, global)
-        .map_err(|e| Error::new(format_args!("exec failed: unable to start container process: {e}")))?;
+    let executed = container::exec(&container, request, global).map_err(|error| {
+        let error = ended().unwrap_or(error);
+        Error::new(format_args!("exec failed: unable to start container process: {error}"))
+    })?;
     if args.detach {
         return Ok(0);
     }

@@ -23,7 +23,12 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let mut reports = Vec::new();
     for id in container::ids(&global.root)? {
-        match Container::load(&global.root, &id).map_err(Error::from).and_then(Report::of) {
+        let report = match Container::load(&global.root, &id) {
+            // Deleted since the directory was read.
+            Err(container::Error::NotFound) => continue,
+            loaded => loaded.map_err(Error::from).and_then(Report::of),
+        };
+        match report {
             Ok(report) => reports.push(report),
             Err(error) => eprintln!("coracle: {id}: {error}"),
         }

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::cli::Global;
-use crate::container::{self, Container, Status};
+use crate::container::Container;
 
 /// Arguments of `pause`.
 #[derive(Debug, clap::Args)]
@@ -14,15 +14,8 @@ pub struct Args {
 /// Freezes the container's cgroup.
 ///
 /// # Errors
-/// A container that does not run, or is paused already; a freezer that does not do it.
+/// Those of [`Container::pause`].
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    let container = Container::load(&global.root, &args.id)?;
-    match container.status()? {
-        Status::Created | Status::Running => {}
-        Status::Creating | Status::Paused | Status::Stopped => {
-            return Err(container::Error::NotRunning.into());
-        }
-    }
-    container.cgroup()?.freeze(true).map_err(Error::new)?;
+    Container::load(&global.root, &args.id)?.pause()?;
     Ok(0)
 }

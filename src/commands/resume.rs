@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::cli::Global;
-use crate::container::{Container, Status};
+use crate::container::Container;
 
 /// Arguments of `resume`.
 #[derive(Debug, clap::Args)]
@@ -14,12 +14,8 @@ pub struct Args {
 /// Thaws the container's cgroup.
 ///
 /// # Errors
-/// A container that is not paused.
+/// Those of [`Container::resume`].
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
-    let container = Container::load(&global.root, &args.id)?;
-    if container.status()? != Status::Paused {
-        return Err(Error::new("container not paused"));
-    }
-    container.cgroup()?.freeze(false).map_err(Error::new)?;
+    Container::load(&global.root, &args.id)?.resume()?;
     Ok(0)
 }

@@ -88,26 +88,35 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         Some(file) => read(file)?,
         None => args.resources(),
     };
+    // Of two that change the configuration at once, the second is to see what the first has saved.
+    let _turn = container.take_turn()?.ok_or(container::Error::NotFound)?;
     if matches!(container.status()?, Status::Stopped | Status::Creating) {
         return Err(container::Error::NotRunning.into());
     }
-    args.update_rdt(&container)?;
+    update(args, &given, &container)
+        .map_err(|error| container.ended().map_or(error, |ended| ended.into()))
+        .map(|()| 0)
+}
+
+fn update(args: &Args, given: &LinuxResources, container: &Container) -> Result<(), Error> {
+    args.update_rdt(container)?;
     let mut spec = container.spec()?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     let old = linux.resources().clone().unwrap_or_default();
-    let new = merge(&old, &given).map_err(Error::new)?;
+    let new = merge(&old, given).map_err(Error::new)?;
     let cgroup = container.cgroup()?;
-    if let Err(error) = cgroup.apply(&change(&old, &given, &new)) {
-        // What has been written before the error; whatever was not limited then stays as it is.
-        let mut old = old;
-        old.set_devices(None);
-        let _ = cgroup.apply(&old);
-        return Err(Error::new(error));
-    }
+    let change = change(&old, given, &new);
     linux.set_resources(Some(new));
     spec.set_linux(Some(linux));
-    container.save_spec(&spec)?;
-    Ok(0)
+    let changed = cgroup.apply(&change).map_err(Error::new);
+    changed.and_then(|()| Ok(container.save_spec(&spec)?)).inspect_err(|_| {
+        // What has been written before the error; whatever was not limited then stays as it is.
+        let mut old = old;
+        if change.devices().is_none() {
+            old.set_devices(None);
+        }
+        let _ = cgroup.apply(&old);
+    })
 }
 
 fn read(file: &str) -> Result<LinuxResources, Error> {

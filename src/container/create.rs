@@ -12,10 +12,13 @@ use oci_spec::runtime::{Process as SpecProcess, ProcessBuilder, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 
+use super::delete::remove_directory;
 use super::exec::plan_terminal;
 use super::given::{JoinCgroup, make_cgroup, set_oom_score, set_rlimits};
 use super::pidfd::{PidfdSocket, send_to_receiver};
+use super::process::boot_id;
 use super::served::{Request, Served, child_gone, hand_over};
+use super::turn::Turn;
 use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of, io_error};
 use crate::cgroup::Cgroup;
 use crate::cli::Global;
@@ -86,6 +89,8 @@ pub struct Created {
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     pub(super) directory: Option<PathBuf>,
+    /// What was saved in there, once that was.
+    pub(super) container: Option<Container>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) intel_rdt: Option<resctrl::Group>,
     pub(super) pid: Option<i32>,
@@ -99,24 +104,42 @@ impl Drop for Undo {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         }
+        if let Some(path) = &self.pid_file {
+            let _ = fs::remove_file(path);
+        }
+        let Some(directory) = &self.directory else { return };
+        let _turn = Turn::take_or_go_on(directory);
+        // What has the name by now, and the cgroup, is somebody else's.
+        if self.was_deleted() && directory.exists() {
+            return;
+        }
         if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.remove();
         }
         if let Some(group) = &self.intel_rdt {
             let _ = group.remove();
         }
-        if let Some(path) = &self.pid_file {
-            let _ = fs::remove_file(path);
-        }
-        if let Some(directory) = &self.directory {
-            let _ = fs::remove_dir_all(directory);
-        }
+        let _ = remove_directory(directory);
     }
 }
 
 impl Undo {
-    pub(super) fn keep(mut self) {
+    /// Whether `delete --force` took everything away under our hands.
+    fn was_deleted(&self) -> bool {
+        let saved = self.container.as_ref().map(Container::is_gone);
+        saved.or_else(|| self.directory.as_ref().map(|directory| !directory.exists())).unwrap_or(false)
+    }
+
+    /// The error of what is to be undone.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        // That may still be at work.
+        let _turn = self.directory.as_deref().map(Turn::take);
+        if self.was_deleted() { Error::DeletedMeanwhile } else { error }
+    }
+
+    pub(super) fn keep(&mut self) {
         std::mem::take(&mut self.directory);
+        std::mem::take(&mut self.container);
         std::mem::take(&mut self.cgroup);
         std::mem::take(&mut self.intel_rdt);
         std::mem::take(&mut self.pid);
@@ -129,6 +152,11 @@ impl Undo {
 /// # Errors
 /// Everything that can be wrong with a configuration, a host or a program: see [`Error`].
 pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
+    let mut undo = Undo::default();
+    make(request, global, &mut undo).map_err(|error| undo.explain(error))
+}
+
+fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created, Error> {
     let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
     let bundle = fs::canonicalize(request.bundle).map_err(io_error(request.bundle))?;
     let config_path = request.config.map_or_else(|| bundle.join(CONFIG_FILE), Path::to_owned);
@@ -152,7 +180,6 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
     let pidfd_socket = request.pidfd_socket.map(PidfdSocket::connect).transpose()?;
 
     // From here on there are things to undo.
-    let mut undo = Undo::default();
     let directory = make_directory(global, request.id)?;
     undo.directory = Some(directory.clone());
     let copy = directory.join(CONFIG_FILE);
@@ -168,6 +195,7 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
         undo.intel_rdt.clone_from(&container.state.intel_rdt);
     }
     container.save()?;
+    undo.container = Some(container.clone());
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
     // The container's process.
@@ -246,8 +274,14 @@ pub fn create(request: Create<'_>, global: &Global) -> Result<Created, Error> {
         cgroup.delegate(&spec, pid)?;
     }
     tracing::debug!(pid, "container {}: process is set up", request.id);
+    // Without a cgroup, nobody who deletes it before this is saved finds the process.
+    let turn = match container.state.cgroup.as_ref().and_then(Cgroup::freezer) {
+        Some(_) => None,
+        None => Some(container.take_turn()?.ok_or(Error::DeletedMeanwhile)?),
+    };
     container.state.init = Process::find(pid);
     container.save()?;
+    drop(turn);
     if let Some(socket) = pidfd_socket {
         socket.send("standard", &pidfd)?;
     }
@@ -288,6 +322,7 @@ pub(super) fn new_state(
         no_new_keyring: false,
         intel_rdt: None,
         cgroup,
+        boot: boot_id(),
     }
 }
 

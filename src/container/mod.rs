@@ -1,11 +1,18 @@
 //! A container as the runtime remembers it: a directory below `--root`, named by the container's id.
 //!
 //! It holds `state.json` (replaced by rename, so it is never seen half-written), `config.json` (the bundle's, as
-//! it was when the container was created), and, between `create` and `start`, `exec.fifo`. Whoever removes
-//! the fifo is the one who starts the container.
+//! it was when the container was created), and, between `create` and `start`, `exec.fifo`.
+//!
+//! Commands on one container may run at the same time. Of two that want the same, the file system picks one: making
+//! the directory is `create`'s claim to the id, removing the fifo is `start`'s to the program, and a container without
+//! a state file does not exist. Only those that end a container, stop it or write its files wait for one another
+//! ([`turn`]); what is on the way of every start takes no lock. A command that finds the container ended under its
+//! hands says that, and not what it missed first ([`Container::ended`]). runc has the same claims and no lock: of two
+//! that delete, pause or update at once, one may fail with whatever the other has just removed.
 
 mod checkpoint;
 mod create;
+mod delete;
 mod exec;
 mod given;
 mod lifecycle;
@@ -14,6 +21,7 @@ mod process;
 mod restore;
 mod served;
 mod status;
+mod turn;
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,11 +39,12 @@ use crate::resctrl;
 
 pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
+pub use delete::remove_leftovers;
 pub use exec::{Exec, Executed, exec};
-pub use lifecycle::remove_leftovers;
 pub use process::{Process, signal};
 pub use restore::{Restore, Restored, restore};
 pub use status::Status;
+pub use turn::Turn;
 
 /// The file in a container's directory that says what it is.
 const STATE_FILE: &str = "state.json";
@@ -62,14 +71,22 @@ pub enum Error {
     Exists,
     #[error("{path}: {reason}")]
     Io { path: PathBuf, reason: Os },
-    #[error("{path} is damaged: {reason} (remove the container with delete --force)")]
+    #[error("{path} is damaged, or not coracle's: {reason} (remove the container with delete --force)")]
     Damaged { path: PathBuf, reason: String },
+    #[error("another command has been changing the container for {seconds} s")]
+    Busy { seconds: u64 },
+    #[error("the container was deleted while it was being created")]
+    DeletedMeanwhile,
     #[error("container not running")]
     NotRunning,
+    #[error("container not paused")]
+    NotPaused,
     #[error("cannot start an already running container")]
     AlreadyRunning,
     #[error("cannot start a container that has stopped")]
     StartStopped,
+    #[error("cannot start a container that is still being created")]
+    StartCreating,
     #[error("cannot delete container {id} that is not stopped: {status}")]
     NotStopped { id: String, status: Status },
     #[error("container {id} did not stop within {seconds} s of being killed")]
@@ -149,6 +166,9 @@ pub struct State {
     pub intel_rdt: Option<resctrl::Group>,
     /// Its cgroup; absent where cgroups are disabled or not ours to use.
     pub cgroup: Option<Cgroup>,
+    /// When the host was booted: a pid and a start time mean another process after the next boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl State {
@@ -181,7 +201,7 @@ impl State {
 }
 
 /// A container: its directory, and what is written there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Container {
     directory: PathBuf,
     /// What is saved of it.
@@ -194,13 +214,20 @@ impl Container {
     /// # Errors
     /// An invalid id, [`Error::NotFound`], or [`Error::Damaged`] for a state file that is not ours.
     pub fn load(root: &Path, id: &str) -> Result<Self, Error> {
-        let directory = directory_of(root, id)?;
+        Self::read(directory_of(root, id)?, id)
+    }
+
+    fn read(directory: PathBuf, id: &str) -> Result<Self, Error> {
         let path = directory.join(STATE_FILE);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            // A directory without a state file is what a killed `create` leaves in its first moment.
+            // A directory without a state file is what a killed `create` leaves in its first moment, a killed `delete` in
+            // its last.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(Error::NotFound);
+            }
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                return Err(Error::Damaged { path, reason: Os::from(e).to_string() });
             }
             Err(e) => return Err(Error::Io { path, reason: e.into() }),
         };
@@ -251,6 +278,15 @@ impl Container {
     /// [`Error::NoCgroup`].
     pub fn cgroup(&self) -> Result<&Cgroup, Error> {
         self.state.cgroup.as_ref().ok_or(Error::NoCgroup)
+    }
+
+    /// Waits until no other command ends, stops or changes the container, and keeps them waiting until it is dropped.
+    /// `None` if it does not exist any more.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::Io`].
+    pub fn take_turn(&self) -> Result<Option<Turn>, Error> {
+        Turn::take(&self.directory)
     }
 
     fn fifo(&self) -> PathBuf {

@@ -21,13 +21,18 @@ pub struct Process {
 impl Process {
     /// The process that has this pid now; `None` when there is none, or only a zombie.
     pub fn find(pid: i32) -> Option<Self> {
-        let (process, state, _) = read(pid)?;
-        (!is_dead(state)).then_some(process)
+        let found = read(pid)?;
+        (!found.is_dead()).then_some(found.process)
     }
 
     /// Whether this very process still runs. A zombie does not.
     pub fn is_alive(self) -> bool {
         Self::find(self.pid) == Some(self)
+    }
+
+    /// Whether it has ended, or is about to: its namespaces go before it does.
+    pub fn is_ending(self) -> bool {
+        read(self.pid).is_none_or(|found| found.process != self || found.is_dead() || found.exiting)
     }
 
     /// A descriptor of this very process: opened first and compared after, so that a pid reused in between
@@ -56,8 +61,8 @@ impl Process {
             .flatten()
             .flatten()
             .filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?))
-            .filter(|(_, state, _)| !is_dead(*state))
-            .map(|(process, _, parent)| (process, parent))
+            .filter(|found| !found.is_dead())
+            .map(|found| (found.process, found.parent))
             .collect();
         if !all.iter().any(|(process, _)| *process == self) {
             return Vec::new();
@@ -95,25 +100,42 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<bool, Os> {
     }
 }
 
-/// A process that has this pid now, its state, and its parent's pid.
-fn read(pid: i32) -> Option<(Process, char, i32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (state, parent, start_time) = parse_stat(&stat)?;
-    Some((Process { pid, start_time }, state, parent))
+/// What the kernel calls the time since it was booted: random(4).
+pub(super) fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim_end().to_owned())
 }
 
-fn is_dead(state: char) -> bool {
-    matches!(state, 'Z' | 'X' | 'x')
+/// What proc_pid_stat(5) tells of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    process: Process,
+    state: char,
+    parent: i32,
+    /// `PF_EXITING` among the kernel's flags.
+    exiting: bool,
 }
 
-/// State, parent and start time out of proc_pid_stat(5). The second field is the command's name in parentheses, and
-/// may itself hold anything.
-fn parse_stat(stat: &str) -> Option<(char, i32, u64)> {
+impl Stat {
+    fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// The process that has this pid now.
+fn read(pid: i32) -> Option<Stat> {
+    parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The second field is the command's name in parentheses, and may itself hold anything.
+fn parse_stat(pid: i32, stat: &str) -> Option<Stat> {
+    const PF_EXITING: u32 = 4;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start_time = fields.nth(17)?.parse().ok()?;
-    Some((state, parent, start_time))
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(Stat { process: Process { pid, start_time }, state, parent, exiting: flags & PF_EXITING != 0 })
 }
 
 #[cfg(test)]
@@ -123,8 +145,11 @@ mod tests {
     #[test]
     fn stat_is_parsed_behind_a_hostile_name() {
         let stat = "7 (a) Z 1 (b) c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 10";
-        assert_eq!(parse_stat(stat), Some(('S', 1, 4242)));
-        assert_eq!(parse_stat("7 (a"), None);
+        let process = Process { pid: 7, start_time: 4242 };
+        assert_eq!(parse_stat(7, stat), Some(Stat { process, state: 'S', parent: 1, exiting: false }));
+        let exiting = stat.replace("4194560", "4194564");
+        assert!(parse_stat(7, &exiting).is_some_and(|found| found.exiting));
+        assert_eq!(parse_stat(7, "7 (a"), None);
     }
 
     #[test]

@@ -65,6 +65,11 @@ pub struct Restored {
 /// # Errors
 /// [`Error::Criu`] with CRIU's reason, and everything that can be wrong with a bundle.
 pub fn restore(request: &Restore<'_>, global: &Global) -> Result<Restored, Error> {
+    let mut undo = Undo::default();
+    make(request, global, &mut undo).map_err(|error| undo.explain(error))
+}
+
+fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Restored, Error> {
     let bundle = fs::canonicalize(request.bundle).map_err(io_error(request.bundle))?;
     let config_path = bundle.join(CONFIG_FILE);
     let spec = config::read(&config_path)?;
@@ -79,7 +84,6 @@ pub fn restore(request: &Restore<'_>, global: &Global) -> Result<Restored, Error
     criu::require_version(if labelled { criu::LSM_VERSION } else { criu::MINIMUM_VERSION })?;
 
     // From here on there are things to undo.
-    let mut undo = Undo::default();
     let directory = make_directory(global, request.id)?;
     undo.directory = Some(directory.clone());
     let copy = directory.join(CONFIG_FILE);
@@ -88,6 +92,7 @@ pub fn restore(request: &Restore<'_>, global: &Global) -> Result<Restored, Error
     undo.cgroup.clone_from(&cgroup);
     let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
     container.save()?;
+    undo.container = Some(container.clone());
 
     let opts = request.options.request(&directories, criu::config_annotation(&container.state.annotations));
     let mut opts = request.fill(opts);

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Container, Error};
+use super::{Container, Error, Process, process};
+use crate::cgroup::Cgroup;
 
 /// The states of runtime.md, and `paused` as every runtime adds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,15 +42,37 @@ impl Container {
     /// [`Error::Cgroup`] when its freezer cannot be read.
     pub fn status(&self) -> Result<Status, Error> {
         let Some(init) = self.state.init else { return Ok(Status::Creating) };
+        // The fifo goes away at the moment a container is started, and otherwise only after its init: so this is asked first.
+        let waits = self.fifo().exists();
         if !init.is_alive() {
             return Ok(Status::Stopped);
         }
-        if let Some(cgroup) = &self.state.cgroup
-            && cgroup.is_frozen()?
-        {
-            return Ok(Status::Paused);
+        let frozen = self.state.cgroup.as_ref().map_or(Ok(None), Cgroup::freezer_state)?;
+        if frozen.is_none() && self.is_of_another_boot() {
+            return Ok(Status::Stopped);
         }
-        // The fifo goes away at the moment a container is started.
-        Ok(if self.fifo().exists() { Status::Created } else { Status::Running })
+        Ok(match (frozen, waits) {
+            (Some(true), _) => Status::Paused,
+            (_, true) => Status::Created,
+            (_, false) => Status::Running,
+        })
+    }
+
+    /// Whether the host was booted since, so that pid and start time are somebody else's. Asked only of containers without a
+    /// cgroup: no cgroup lives through that.
+    pub(super) fn is_of_another_boot(&self) -> bool {
+        self.state.boot.as_ref().zip(process::boot_id()).is_some_and(|(then, now)| *then != now)
+    }
+
+    /// What to say when a command failed because the container ended under its hands; `None` if it did not.
+    pub fn ended(&self) -> Option<Error> {
+        match self.reload() {
+            Err(error @ Error::NotFound) => Some(error),
+            Ok(now) => {
+                let ending = now.state.init.is_some_and(Process::is_ending) || self.is_of_another_boot();
+                ending.then_some(Error::NotRunning)
+            }
+            Err(_) => None,
+        }
     }
 }
