@@ -25,6 +25,8 @@ use crate::error::Os;
 struct Log {
     destination: Destination,
     json: bool,
+    /// Whether there is more in it than the error that ends the program.
+    warnings: bool,
 }
 
 /// What `--log` names.
@@ -98,7 +100,9 @@ pub struct Error {
 /// # Errors
 /// The log file cannot be opened; messages go to standard error then.
 pub fn init(destination: Option<&OsStr>, json: bool, level: &str) -> Result<(), Error> {
-    let log = Log { destination: Destination::open(destination)?, json };
+    let destination = Destination::open(destination)?;
+    // The engines read one JSON object and no second one; people are told.
+    let log = Log { destination, json, warnings: !json || level != "error" };
     let more = match level {
         "debug" => Some(Level::DEBUG),
         "warning" => Some(Level::WARN),
@@ -129,9 +133,14 @@ pub fn fatal(error: &crate::Error) {
     }
 }
 
-/// Reports what does not keep a command from succeeding, and is somebody's concern all the same.
+/// Reports what does not keep a command from succeeding, and is somebody's concern all the same. In an engine's log, of
+/// JSON, only a higher level has it.
 pub fn warn(warning: &impl fmt::Display) {
-    let line = line(LOG.get().is_some_and(|l| l.json), "warning", &warning.to_string());
+    let log = LOG.get();
+    if log.is_some_and(|l| !l.warnings) {
+        return;
+    }
+    let line = line(log.is_some_and(|l| l.json), "warning", &warning.to_string());
     let _ = Writer { priority: 4 }.write_all(line.as_bytes());
 }
 
