@@ -97,18 +97,6 @@ fn a_native_program_where_a_module_is_demanded() -> Result<()> {
 }
 
 #[test]
-fn a_pods_sandbox_runs_natively() -> Result<()> {
-    let host = Host::new()?;
-    for mark in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
-        let mut container = host.container(&["echo", "pause"])?;
-        container.annotate("run.oci.handler", "wasm").annotate("module.wasm.image/variant", "compat");
-        container.annotate(mark, "sandbox").run()?.ok()?.prints("pause")?;
-        container.annotate(mark, "container").run()?.fails_with("WebAssembly")?;
-    }
-    Ok(())
-}
-
-#[test]
 fn detection_can_be_switched_off() -> Result<()> {
     let host = Host::new()?;
     let mut container = module(&host, &wat("hello")?, &[])?;
