@@ -217,6 +217,25 @@ fn start_and_delete() -> Result<()> {
 }
 
 #[test]
+fn create_and_delete() -> Result<()> {
+    let create: Racer = (CREATE, &["deleted while it was being created"]);
+    let racers = [create, (&["delete", "--force", "ID"], &[])];
+    let verdict = |c: &Container, ends: &[Finished; 2]| {
+        the_second(c, ends)?;
+        let state = c.verb("state").finish()?;
+        if ends[0].code == 0 && state.code == 0 {
+            // Created after the other found nothing to delete.
+            ensure!(state.stdout.contains("\"created\""), "{state}");
+            return Ok(());
+        }
+        state.fails_with(NOT_THERE)?;
+        ensure!(Host::cgroup_dirs(c.cgroup()).is_empty(), "a cgroup is left");
+        Ok(())
+    };
+    Race { stage: Stage::Nothing, racers, verdict }.run()
+}
+
+#[test]
 fn create_and_start() -> Result<()> {
     let create: Racer = (CREATE, &[]);
     let racers = [create, (&["start", "ID"], &[NOT_THERE, "still being created"] as &[&str])];

@@ -101,6 +101,15 @@ fn place(mounts: Vec<Mount>, relative: impl Fn(&Mount) -> PathBuf) -> Vec<Hierar
     mounts.into_iter().map(place).collect()
 }
 
+/// The hierarchy that a directory is in.
+pub fn of_directory(path: &Path) -> Option<Hierarchy> {
+    let found = mounts().ok()?.into_iter().filter(|mount| path.starts_with(&mount.point));
+    // Beneath /sys/fs/cgroup/unified, that is the nearer one.
+    let Mount { version, controllers, point, .. } =
+        found.max_by_key(|mount| mount.point.as_os_str().len())?;
+    Some(Hierarchy { version, controllers, mount: point, path: path.to_owned() })
+}
+
 /// `path` without `.` and `..`, relative to the root, which `..` does not leave. `None` if nothing remains: the
 /// root cgroup is not a container's.
 fn clean(path: &Path) -> Option<PathBuf> {

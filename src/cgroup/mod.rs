@@ -9,6 +9,7 @@ mod delegation;
 mod devices;
 mod error;
 mod file;
+mod found;
 mod freezer;
 mod hierarchy;
 mod processes;

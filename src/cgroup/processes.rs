@@ -46,6 +46,7 @@ impl Entrance {
             let path = hierarchy.path.join("tasks");
             match rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(fd) => Ok((fd, path)),
+                Err(Errno::NOENT | Errno::NODEV) => Err(Error::NoFile { path }),
                 Err(errno) => Err(Error::Open { path, reason: errno.into() }),
             }
         };

@@ -33,10 +33,11 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
 fn delete(id: &str, force: bool, global: &Global) -> Result<(), Error> {
     match Container::load(&global.root, id) {
         Ok(container) => container.delete(force)?,
-        // What a killed `create` or a foreign hand left can only be recognised by its place.
-        Err(container::Error::NotFound | container::Error::Damaged { .. }) if force => {
-            container::remove_leftovers(&global.root, id)?;
+        Err(error @ (container::Error::InvalidId(_) | container::Error::InvalidCharacter { .. })) => {
+            return Err(error.into());
         }
+        // What a killed `create` or a foreign hand left can only be recognised by its place.
+        Err(_) if force => container::remove_remains(global, id)?,
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -99,7 +99,6 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
 }
 
 fn update(args: &Args, given: &LinuxResources, container: &Container) -> Result<(), Error> {
-    args.update_rdt(container)?;
     let mut spec = container.spec()?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     let old = linux.resources().clone().unwrap_or_default();
@@ -108,15 +107,17 @@ fn update(args: &Args, given: &LinuxResources, container: &Container) -> Result<
     let change = change(&old, given, &new);
     linux.set_resources(Some(new));
     spec.set_linux(Some(linux));
-    let changed = cgroup.apply(&change).map_err(Error::new);
-    changed.and_then(|()| Ok(container.save_spec(&spec)?)).inspect_err(|_| {
+    // What cannot be saved is not to be in force either.
+    let saved = container.prepare_spec(&spec)?;
+    args.update_rdt(container)?;
+    if let Err(error) = cgroup.apply(&change) {
         // What has been written before the error; whatever was not limited then stays as it is.
         let mut old = old;
-        if change.devices().is_none() {
-            old.set_devices(None);
-        }
+        old.set_devices(None);
         let _ = cgroup.apply(&old);
-    })
+        return Err(Error::new(error));
+    }
+    Ok(saved.commit()?)
 }
 
 fn read(file: &str) -> Result<LinuxResources, Error> {

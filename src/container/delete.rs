@@ -174,14 +174,6 @@ pub(super) fn remove_cgroup(cgroup: &Cgroup, kill: bool) -> Result<(), cgroup::E
     })
 }
 
-/// Removes the directory of a container whose state cannot be read, when `delete --force` asks for it.
-///
-/// # Errors
-/// [`Error::InvalidId`], [`Error::Io`].
-pub fn remove_leftovers(root: &Path, id: &str) -> Result<(), Error> {
-    remove_directory(&super::directory_of(root, id)?)
-}
-
 /// Removes a container's directory, the state first.
 pub(super) fn remove_directory(directory: &Path) -> Result<(), Error> {
     let state = directory.join(STATE_FILE);

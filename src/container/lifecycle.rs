@@ -53,7 +53,11 @@ impl Container {
             Ok(spec) => spec,
             // Started, and deleted.
             Err(_) if self.is_gone() => return Ok(()),
-            Err(error) => return Err(error),
+            // Nobody knows which hooks are to be run now, and that is as if one had failed.
+            Err(error) => {
+                let _ = self.delete(true);
+                return Err(error);
+            }
         };
         self.await_exec(&fifo);
         config::process(&spec)?;

@@ -18,6 +18,7 @@ mod given;
 mod lifecycle;
 mod pidfd;
 mod process;
+mod remains;
 mod restore;
 mod served;
 mod status;
@@ -34,14 +35,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::Os;
-use crate::file;
+use crate::file::Replacement;
 use crate::resctrl;
 
 pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
-pub use delete::remove_leftovers;
 pub use exec::{Exec, Executed, exec};
 pub use process::{Process, signal};
+pub use remains::remove_remains;
 pub use restore::{Restore, Restored, restore};
 pub use status::Status;
 pub use turn::Turn;
@@ -245,7 +246,7 @@ impl Container {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self) -> Result<(), Error> {
-        self.replace(STATE_FILE, &self.state)
+        self.prepare(STATE_FILE, &self.state)?.commit()
     }
 
     /// The configuration the container was created from, with the changes that `update` made to its
@@ -257,19 +258,19 @@ impl Container {
         Ok(crate::config::read(&self.directory.join(CONFIG_FILE))?)
     }
 
-    /// Replaces the saved configuration, after `update`.
+    /// Writes another configuration beside the saved one, without the changes coming true yet.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn save_spec(&self, spec: &Spec) -> Result<(), Error> {
-        self.replace(CONFIG_FILE, spec)
+    pub fn prepare_spec(&self, spec: &Spec) -> Result<Prepared, Error> {
+        self.prepare(CONFIG_FILE, spec)
     }
 
-    fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+    fn prepare(&self, name: &str, value: &impl Serialize) -> Result<Prepared, Error> {
         let path = self.directory.join(name);
-        let written =
-            serde_json::to_vec(value).map_err(io::Error::from).and_then(|b| file::replace(&path, &b));
-        written.map_err(|e| Error::Io { path, reason: e.into() })
+        let bytes = serde_json::to_vec(value).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| Replacement::prepare(&path, &bytes));
+        written.map(Prepared).map_err(io_error(&path))
     }
 
     /// The cgroup, for the commands that cannot do without one.
@@ -291,6 +292,21 @@ impl Container {
 
     fn fifo(&self) -> PathBuf {
         self.directory.join(EXEC_FIFO)
+    }
+}
+
+/// A file of a container's that only has to be put into its place.
+#[derive(Debug)]
+pub struct Prepared(Replacement);
+
+impl Prepared {
+    /// Puts it there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn commit(self) -> Result<(), Error> {
+        let path = self.0.path().to_owned();
+        self.0.commit().map_err(io_error(&path))
     }
 }
 

@@ -161,7 +161,7 @@ impl Container {
         if let Some(linux) = spec.linux_mut() {
             linux.namespaces_mut().get_or_insert_default().push(time);
         }
-        self.save_spec(&spec)
+        self.prepare_spec(&spec)?.commit()
     }
 
     /// The host's part of every mount that the checkpoint left out.
