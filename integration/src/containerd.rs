@@ -1,18 +1,21 @@
 //! containerd with the runtime under test: a daemon of the test's own.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::json;
 use toml::{Table, Value};
 
-use crate::command::{Finished, Run, command, eventually, wait_pid};
+use crate::command::{Finished, Job, Run, command, eventually};
 use crate::host::{Host, remove_cgroup, unmount_below};
 use crate::image::Image;
 use crate::{busybox_root, coracle, repository};
@@ -25,9 +28,11 @@ const NAMESPACES: [&str; 2] = ["default", KUBERNETES];
 
 /// A containerd that shares nothing with the machine's own, configured by `packaging/containerd/config.toml`.
 /// Dropping it removes its containers, their shims and itself; it does not outlive the test's thread in any case.
+///
+/// It has a network namespace of its own, with which the networks of pods go away.
 pub struct Containerd {
     host: Host,
-    daemon: Child,
+    daemon: Job,
 }
 
 impl Containerd {
@@ -37,27 +42,13 @@ impl Containerd {
     /// containerd is not installed or does not work.
     pub fn new() -> Result<Containerd> {
         let host = Host::new()?;
-        let config = host.path().join("config.toml");
-        fs::write(&config, configuration(&host)?.to_string())?;
-        // Shims and the runtime inherit this environment; go-runc writes process.json files into TMPDIR.
+        fs::write(host.path().join("config.toml"), configuration(&host)?.to_string())?;
         fs::create_dir(host.path().join("tmp"))?;
-        let log = File::create(host.path().join("containerd.log"))?;
-        let mut containerd = command("containerd");
-        containerd
-            .arg("--config")
-            .arg(&config)
-            .env("CORACLE_CACHE_DIR", host.cache_dir())
-            .env("TMPDIR", host.path().join("tmp"))
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // SAFETY: one plain system call between fork and exec.
-        unsafe {
-            containerd.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-        }
-        let daemon = containerd.spawn().context("start containerd")?;
+        fs::create_dir(host.path().join("cni"))?;
+        fs::write(host.path().join("cni/10-test.conflist"), network(&host).to_string())?;
+        let daemon = spawn(&host)?;
         let containerd = Containerd { host, daemon };
-        eventually("containerd's socket", || Ok(UnixStream::connect(containerd.socket()).is_ok()))
-            .with_context(|| containerd.log())?;
+        containerd.answers()?;
         let root = containerd.path().join("native");
         busybox_root(&root)?;
         containerd.import("localhost/native:latest", ("linux", "amd64"), &root, &[])?;
@@ -82,10 +73,36 @@ impl Containerd {
         socket(&self.host)
     }
 
-    /// What the daemon and its shims have logged.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.path().join("containerd.log")).unwrap_or_default()
+    /// Kills the daemon, as a crash would, and starts another one in its place.
+    ///
+    /// # Errors
+    /// As [`Containerd::new`].
+    pub fn crash(&mut self) -> Result<()> {
+        self.daemon.signal(Signal::KILL)?;
+        self.daemon.wait()?;
+        self.daemon = spawn(&self.host)?;
+        self.answers()
+    }
+
+    fn answers(&self) -> Result<()> {
+        eventually("containerd's socket", || Ok(UnixStream::connect(self.socket()).is_ok()))
+            .with_context(|| self.daemon.stderr().unwrap_or_default())
+    }
+
+    /// Does something in the daemon's network namespace, where it serves streams.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn in_network<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.daemon.pid()))?;
+        // A thread's namespace is its own, and ends with it.
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                act()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// A command of ctr, in its default namespace.
@@ -183,31 +200,16 @@ impl Containerd {
         self.import(reference, platform, root.path(), &[entrypoint])
     }
 
-    /// The pids of this daemon's shims, which outlive it.
-    ///
-    /// # Errors
-    /// `/proc` cannot be read.
-    pub fn shims(&self) -> Result<Vec<i32>> {
-        let socket = self.socket();
-        let mut shims = Vec::new();
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let mut words = line.split(|b| *b == 0);
-            let program = words.next().unwrap_or_default();
-            if program.ends_with(b"containerd-shim-runc-v2")
-                && words.any(|w| w == socket.as_os_str().as_encoded_bytes())
-            {
-                shims.push(pid);
-            }
-        }
-        Ok(shims)
+    /// This daemon's shims, which outlive it.
+    #[must_use]
+    pub fn shims(&self) -> Vec<Pid> {
+        shims(&self.socket())
     }
 
     /// Everything that containers have left behind.
     fn leftovers(&self) -> Result<Vec<String>> {
         let mut found = self.host.leftovers()?;
-        found.extend(self.shims()?.iter().map(|pid| format!("shim {pid}")));
+        found.extend(self.shims().iter().map(|pid| format!("shim {pid}")));
         for namespace in NAMESPACES {
             for list in ["tasks", "containers"] {
                 let listed = self.ctr_in(namespace).args([list, "list", "-q"]).finish()?.ok()?;
@@ -250,17 +252,12 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        if matches!(self.daemon.try_wait(), Ok(None)) {
-            self.remove_containers();
-            let pid = Pid::from_child(&self.daemon);
-            let _ = kill_process(pid, Signal::TERM);
-            let _ = wait_pid(pid, Duration::from_secs(10));
-        }
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
+        self.remove_containers();
+        let _ = self.daemon.signal(Signal::TERM);
+        let _ = self.daemon.wait_for(Duration::from_secs(10));
         // Whatever the daemon could not remove.
-        for pid in self.shims().unwrap_or_default().into_iter().filter_map(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
+        for shim in self.shims() {
+            let _ = kill_process(shim, Signal::KILL);
         }
         for namespace in NAMESPACES {
             let root = self.runtime_root().join(namespace);
@@ -273,6 +270,39 @@ impl Drop for Containerd {
         remove_cgroup(self.host.name());
         unmount_below(self.path());
     }
+}
+
+/// Starts the daemon in a network namespace of its own, so that ports and the networks of pods are nobody else's.
+fn spawn(host: &Host) -> Result<Job> {
+    let mut daemon = command("unshare");
+    daemon.args(["--net", "sh", "-c", "ip link set lo up && exec containerd --config \"$0\""]);
+    daemon.arg(host.path().join("config.toml"));
+    // Shims and the runtime inherit this; go-runc keeps the files of `exec --process` in TMPDIR.
+    daemon.env("CORACLE_CACHE_DIR", host.cache_dir()).env("TMPDIR", host.path().join("tmp"));
+    // SAFETY: one system call, which asks for a signal when the test's thread ends.
+    unsafe {
+        daemon.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    daemon.job()
+}
+
+/// The shims of a containerd that listens on this socket.
+pub(crate) fn shims(socket: &Path) -> Vec<Pid> {
+    let is_shim = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.next().is_some_and(|name| name.ends_with(b"containerd-shim-runc-v2"))
+            && words.any(|word| word == socket.as_os_str().as_encoded_bytes())
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(is_shim);
+    pids.filter_map(Pid::from_raw).collect()
+}
+
+/// The network of pods, with Debian's plugins: a pair of interfaces for each pod.
+fn network(host: &Host) -> serde_json::Value {
+    json!({"cniVersion": "0.4.0", "name": host.name(), "plugins": [{"type": "ptp", "ipam": {
+        "type": "host-local", "subnet": "10.88.0.0/16", "dataDir": host.path().join("cni-data")}}]})
 }
 
 fn socket(host: &Host) -> PathBuf {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::command::{Finished, Job, Run, command, eventually};
 use crate::container::reap;
 use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
-use crate::{coracle, repository};
+use crate::{containerd, coracle, repository};
 
 /// A dockerd that shares nothing with the machine's own: data, state, socket, cgroup, its containerd and its network
 /// namespace are its own. It dies with the test, and dropping it removes its containers.
@@ -296,15 +296,5 @@ fn spawn(host: &Host, config: &Value, flags: &[&str]) -> Result<Job> {
 
 /// The shims of this daemon's containers: they outlive it.
 fn shims(host: &Host) -> Vec<Pid> {
-    let address = state(host).join("containerd/containerd.sock");
-    let address = address.as_os_str().as_encoded_bytes();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_shim = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split(|byte| *byte == 0);
-        words.next().is_some_and(|name| name.ends_with(b"containerd-shim-runc-v2"))
-            && words.any(|word| word == address)
-    };
-    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(is_shim);
-    pids.filter_map(Pid::from_raw).collect()
+    containerd::shims(&state(host).join("containerd/containerd.sock"))
 }
