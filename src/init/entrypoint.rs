@@ -14,6 +14,9 @@ use crate::wasm::{self, Kind};
 /// Where programs are looked for when the environment does not say; crun's default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where `--init` of podman, of older podmans and of docker puts a small init, which then comes before the program.
+const ENGINES_INITS: [&str; 3] = ["/run/podman-init", "/dev/init", "/sbin/docker-init"];
+
 /// The program that was found.
 #[derive(Debug)]
 pub struct Entrypoint {
@@ -23,11 +26,40 @@ pub struct Entrypoint {
     pub module: Option<File>,
 }
 
+/// Finds what a command line starts, and the part of it that is the program's.
+///
+/// An engine's init before a module is passed over: it could not execute the module, and has no work, for the handler
+/// obeys signals as the container's first process and has no children.
+///
+/// # Errors
+/// As [`find`].
+pub fn choose<'a>(
+    arguments: &'a [String],
+    environment: &[String],
+    choice: Choice,
+) -> Result<Option<(Entrypoint, &'a [String])>, Error> {
+    if let [init, separator, rest @ ..] = arguments
+        && choice != Choice::Native
+        && ENGINES_INITS.contains(&init.as_str())
+        && separator == "--"
+        && let Some(name) = rest.first()
+    {
+        match find(name, environment, choice) {
+            Ok(found) if found.module.is_some() => return Ok(Some((found, rest))),
+            Err(error) if choice == Choice::Wasm => return Err(error),
+            // The init will say what is wrong.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let Some(name) = arguments.first() else { return Ok(None) };
+    Ok(Some((find(name, environment, choice)?, arguments)))
+}
+
 /// Looks the program up as execvpe(3) does, with the ids, capabilities and working directory that it will have.
 ///
 /// # Errors
 /// [`Error::NotFound`] and [`Error::NotExecutable`] in runc's words, from which engines derive 127 and 126.
-pub fn find(name: &str, environment: &[String], choice: Choice) -> Result<Entrypoint, Error> {
+fn find(name: &str, environment: &[String], choice: Choice) -> Result<Entrypoint, Error> {
     if name.contains('/') {
         return probe(name, choice).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => {
@@ -116,5 +148,31 @@ mod tests {
         assert!(matches!(find("none", &path, Choice::Detect), Err(Error::NotFound { .. })));
         assert!(matches!(find("/no/such", &[], Choice::Detect), Err(Error::StatProgram { .. })));
         assert!(matches!(find("/tmp", &[], Choice::Detect), Err(Error::NotExecutable { .. })));
+    }
+
+    #[test]
+    fn an_engines_init_is_for_native_programs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let module = file(directory.path(), "m.wasm", b"\0asm\x01\0\0\0", 0o644);
+        let script = file(directory.path(), "s", b"#!/bin/sh\n", 0o755);
+        let line = |init: &str, name: &str| [init, "--", name, "argument"].map(str::to_owned);
+        for init in ENGINES_INITS {
+            let line = line(init, &module);
+            for choice in [Choice::Detect, Choice::Wasm] {
+                let (found, rest) = choose(&line, &[], choice).expect("found").expect("a program");
+                assert!(found.module.is_some() && found.path == module && *rest == line[2..]);
+            }
+            // Here there is no such init, which shows that it is what is looked for.
+            assert!(matches!(choose(&line, &[], Choice::Native), Err(Error::StatProgram { .. })));
+        }
+        let (docker, other) = (ENGINES_INITS[2], "/sbin/tini");
+        assert!(matches!(
+            choose(&line(docker, &script), &[], Choice::Detect),
+            Err(Error::StatProgram { .. })
+        ));
+        assert!(matches!(choose(&line(other, &module), &[], Choice::Detect), Err(Error::StatProgram { .. })));
+        let missing = choose(&line(docker, "/missing"), &[], Choice::Wasm).expect_err("missing");
+        assert!(missing.to_string().contains("/missing"), "{missing}");
+        assert!(choose(&[], &[], Choice::Detect).expect("nothing to find").is_none());
     }
 }

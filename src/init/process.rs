@@ -68,9 +68,9 @@ pub fn become_program(
     }
     check_directory()?;
     let arguments = process.args().as_deref().unwrap_or_default();
-    let target = match arguments.first() {
-        Some(name) => choose_program(entrypoint::find(name, &environment, program.handler)?, &socket)?,
-        None => entrypoint::Program::Nothing,
+    let (target, arguments) = match entrypoint::choose(arguments, &environment, program.handler)? {
+        Some((found, arguments)) => (choose_program(found, &socket)?, arguments),
+        None => (entrypoint::Program::Nothing, arguments),
     };
 
     // Before the filter, which may forbid it. From here on an error ends the process at once, for there are owners of what
