@@ -183,6 +183,23 @@ impl Drop for Job {
     }
 }
 
+/// A command that a shell script executes at its end, as `"$@"`. The script's own argument is `$0`.
+#[must_use]
+pub fn after(script: &str, argument: &str, target: &Command) -> Command {
+    let mut sh = command("/bin/sh");
+    sh.args(["-c", script, argument]).arg(target.get_program()).args(target.get_args());
+    for (key, value) in target.get_envs() {
+        sh.env(key, value.unwrap_or_default());
+    }
+    sh
+}
+
+/// The words of a command line.
+#[must_use]
+pub fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
 /// A command with an empty standard input.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);

@@ -1,15 +1,17 @@
 //! Podman and buildah with the runtime under test, in a storage of their own.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::command::{Finished, Run, command, eventually};
-use crate::coracle;
+use crate::guest;
 use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
+use crate::{coracle, repository};
 
 /// A podman that shares nothing with the machine's own: storage, state, locks and configuration are in a temporary
 /// directory. Dropping it removes its containers and pods.
@@ -24,23 +26,47 @@ impl Engine {
     /// podman is not installed or does not work.
     pub fn new() -> Result<Engine> {
         let engine = Engine { host: Host::new()? };
-        let runtime = coracle();
-        let name = runtime.file_name().context("runtime without a name")?.to_string_lossy();
-        // The ulimits because podman's own are higher than a test machine may allow; file locks because the default,
-        // shared memory, is one for the whole machine.
-        let conf = format!(
-            "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\n\
-             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
-             runtime_supports_json = [\"{name}\"]\nruntime_supports_nocgroup = [\"{name}\"]\n\
-             conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
-            engine.host.cache_dir().display()
-        );
-        fs::write(engine.path().join("containers.conf"), conf)?;
+        engine.configure(|packaged| packaged)?;
         fs::write(engine.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
         let root = engine.path().join("native");
         busybox_root(&root)?;
         engine.import("native", &root, &[])?;
         Ok(engine)
+    }
+
+    /// Writes the configuration: the packaged one after this change to it, then what makes this podman a private one.
+    ///
+    /// # Errors
+    /// The files cannot be read and written.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        // As `make install` leaves it, in a place of our own.
+        let bin = self.path().join("bin");
+        if !bin.exists() {
+            fs::create_dir(&bin)?;
+            symlink(coracle(), bin.join("coracle"))?;
+            symlink("coracle", bin.join("coracle-wasm"))?;
+        }
+        let packaged = fs::read_to_string(repository().join("packaging/podman/containers.conf"))?;
+        ensure!(
+            packaged.contains("/usr/local/bin/coracle\""),
+            "the packaged containers.conf names no coracle"
+        );
+        let packaged = packaged.replace("/usr/local/bin", &bin.to_string_lossy());
+        // The ulimits because podman's own are higher than a test machine may allow; file locks because the default,
+        // shared memory, is one for the whole machine.
+        let private = format!(
+            "cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
+             conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
+            self.host.cache_dir().display()
+        );
+        let containers = "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\nnetns = \"none\"\n";
+        let (before, engine) = packaged.split_once("[engine]\n").context("no table [engine]")?;
+        let after = change(engine.to_owned());
+        fs::write(
+            self.path().join("containers.conf"),
+            format!("{before}{containers}[engine]\n{private}{after}"),
+        )?;
+        Ok(())
     }
 
     /// The host with the engine's directory.
@@ -68,11 +94,19 @@ impl Engine {
         command
     }
 
-    /// A podman command.
+    /// A podman command, with the runtime `coracle` of the packaged configuration.
     #[must_use]
     pub fn podman(&self) -> Command {
+        let mut command = self.podman_by_default();
+        command.args(["--runtime", "coracle"]);
+        command
+    }
+
+    /// A podman command with the runtime that its configuration says.
+    #[must_use]
+    pub fn podman_by_default(&self) -> Command {
         let mut command = self.program("podman");
-        command.arg("--tmpdir").arg(self.path().join("tmp")).arg("--runtime").arg(coracle());
+        command.arg("--tmpdir").arg(self.path().join("tmp"));
         command
     }
 
@@ -90,7 +124,37 @@ impl Engine {
         self.podman().args(args).finish()
     }
 
-    /// `podman run --rm` without a network, in a cgroup of this engine's own.
+    /// As [`Engine::new`], with the images `hello` and `show`, each one module and nothing else.
+    ///
+    /// # Errors
+    /// As [`Engine::new`]; or a module cannot be compiled.
+    pub fn with_modules() -> Result<Engine> {
+        let engine = Engine::new()?;
+        engine.wasm_image("hello", &guest::wat("hello")?)?;
+        engine.wasm_image("show", &guest::c("show")?)?;
+        Ok(engine)
+    }
+
+    /// What `podman inspect` shows of a container in this format.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub fn inspect(&self, container: &str, format: &str) -> Result<String> {
+        let done = self.do_podman(&["container", "inspect", "--format", format, container])?.ok()?;
+        Ok(done.stdout.trim().to_owned())
+    }
+
+    /// Waits until a container's logs have this text.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn logged(&self, container: &str, text: &str) -> Result<()> {
+        eventually(&format!("{text:?} in the logs"), || {
+            Ok(self.do_podman(&["logs", container])?.ok()?.stdout.contains(text))
+        })
+    }
+
+    /// `podman run --rm`, in a cgroup of this engine's own.
     #[must_use]
     pub fn run(&self, args: &[&str]) -> Command {
         let mut command = self.podman();
@@ -109,8 +173,14 @@ impl Engine {
 
     /// The flags every container of this engine gets.
     #[must_use]
-    pub fn common(&self) -> [String; 3] {
-        ["--network=none".into(), "--pull=never".into(), format!("--cgroup-parent=/{}", self.host.name())]
+    pub fn common(&self) -> [String; 2] {
+        ["--pull=never".into(), self.cgroup_parent()]
+    }
+
+    /// The flag for a container, or a pod, in a cgroup of this engine's own.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> String {
+        format!("--cgroup-parent=/{}", self.host.name())
     }
 
     /// Makes an image from a directory.

@@ -20,7 +20,7 @@ mod image;
 mod receiver;
 
 pub use census::Census;
-pub use command::{Finished, Job, Run, command, eventually};
+pub use command::{Finished, Job, Run, after, command, eventually, words};
 pub use console::{ConsoleSocket, Terminal};
 pub use container::{Container, reap};
 pub use containerd::{Containerd, KUBERNETES, PAUSE};
