@@ -200,16 +200,25 @@ impl Containerd {
         self.import(reference, platform, root.path(), &[entrypoint])
     }
 
-    /// This daemon's shims, which outlive it.
-    #[must_use]
-    pub fn shims(&self) -> Vec<Pid> {
-        shims(&self.socket())
+    /// Kills this daemon's shims, which would outlive it, and removes their sockets, which nobody else does then.
+    pub fn kill_shims(&self) {
+        let mut sockets = Vec::new();
+        for namespace in NAMESPACES {
+            let bundles = fs::read_dir(bundles(&self.host).join(namespace)).into_iter().flatten().flatten();
+            sockets.extend(bundles.filter_map(|b| fs::read_to_string(b.path().join("address")).ok()));
+        }
+        for shim in shims(&self.socket()) {
+            let _ = kill_process(shim, Signal::KILL);
+        }
+        for socket in sockets {
+            let _ = fs::remove_file(socket.trim_start_matches("unix://"));
+        }
     }
 
     /// Everything that containers have left behind.
     fn leftovers(&self) -> Result<Vec<String>> {
         let mut found = self.host.leftovers()?;
-        found.extend(self.shims().iter().map(|pid| format!("shim {pid}")));
+        found.extend(shims(&self.socket()).iter().map(|pid| format!("shim {pid}")));
         for namespace in NAMESPACES {
             for list in ["tasks", "containers"] {
                 let listed = self.ctr_in(namespace).args([list, "list", "-q"]).finish()?.ok()?;
@@ -256,9 +265,7 @@ impl Drop for Containerd {
         let _ = self.daemon.signal(Signal::TERM);
         let _ = self.daemon.wait_for(Duration::from_secs(10));
         // Whatever the daemon could not remove.
-        for shim in self.shims() {
-            let _ = kill_process(shim, Signal::KILL);
-        }
+        self.kill_shims();
         for namespace in NAMESPACES {
             let root = self.runtime_root().join(namespace);
             for id in fs::read_dir(&root).into_iter().flatten().flatten() {

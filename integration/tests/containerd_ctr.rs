@@ -4,7 +4,6 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Containerd, Host, Run, Terminal, c, eventually, wat};
-use rustix::process::{Signal, kill_process};
 
 const NATIVE: &str = "localhost/native:latest";
 /// An image of a usual platform with a module in it, as people make them without further thought.
@@ -248,9 +247,7 @@ fn the_death_of_a_shim() -> Result<()> {
         containerd.start(&[], image, id, args)?;
         let pids = containerd.do_ctr(&["tasks", "ps", id])?.ok()?;
         let init = pids.lines().nth(1).and_then(|l| l.split_whitespace().next()).context("a pid")?.to_owned();
-        for shim in containerd.shims() {
-            kill_process(shim, Signal::KILL)?;
-        }
+        containerd.kill_shims();
         eventually("the container's end", || {
             // Orphans of the shim are this process's to reap, and are gone for our purposes.
             let stat = fs::read_to_string(format!("/proc/{init}/stat")).unwrap_or_default();
