@@ -253,6 +253,54 @@ fn state_and_configuration_damaged() -> Result<()> {
     Ok(())
 }
 
+/// What looks like a container that was about to be made in the cgroup of another one does not take that with it.
+#[test]
+fn another_containers_cgroup_is_left_alone() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    let other = host.container(&["true"])?;
+    c.create()?.start()?;
+    for with_state in [false, true] {
+        fs::create_dir(directory(&other))?;
+        fs::copy(directory(&c).join("config.json"), directory(&other).join("config.json"))?;
+        if with_state {
+            let mut state: Value = serde_json::from_slice(&fs::read(state_file(&c))?)?;
+            state["id"] = json!(other.id);
+            state["init"] = Value::Null;
+            fs::write(state_file(&other), state.to_string())?;
+            assert_eq!(other.status()?, "creating");
+        }
+        other.delete()?;
+        assert!(!directory(&other).exists());
+        assert_eq!(c.status()?, "running");
+        c.exec(&["true"])?.ok()?;
+    }
+    c.delete()?;
+    c.wait_exit()?;
+    host.is_clean()
+}
+
+/// What cannot be printed is an error, and no more than that.
+#[test]
+fn standard_output_is_full() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    c.create()?.start()?;
+    for line in [&["list"][..], &["list", "-q"], &["list", "-f", "json"], &["state", &c.id], &["ps", &c.id]] {
+        let mut child = host
+            .runtime()
+            .args(line)
+            .stdout(File::options().write(true).open("/dev/full")?)
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().context("stderr")?, &mut said)?;
+        ensure!(child.wait()?.code() == Some(1), "{line:?}: {said}");
+        ensure!(said.lines().count() == 1 && said.contains(NO_SPACE), "{line:?}: {said}");
+    }
+    Ok(())
+}
+
 /// A container that runc made, in the same root.
 #[test]
 fn a_container_of_runc() -> Result<()> {

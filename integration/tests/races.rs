@@ -308,6 +308,61 @@ fn pause_and_others() -> Result<()> {
     Race { stage: Stage::Created, racers: [pause, (&["start", "ID"], &[])], verdict }.run()
 }
 
+/// What came in before the pause ends after it, and nothing waits for ever.
+#[test]
+fn exec_and_pause() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    c.create()?.start()?;
+    for round in 0..rounds() {
+        let mut exec = c.verb("exec").arg("true").job()?;
+        std::thread::sleep(Duration::from_micros(u64::from(round * 7 % 17 * 400)));
+        c.verb("pause").finish()?.ok()?;
+        assert_eq!(c.status()?, "paused");
+        c.verb("resume").finish()?.ok()?;
+        let exec = exec.wait()?;
+        if exec.code != 0 {
+            exec.exits(255)?.fails_with("cannot exec in a paused container")?;
+        }
+    }
+    c.delete()?;
+    c.wait_exit()?;
+    host.is_clean()
+}
+
+/// A signal for every process freezes them for a moment; that does not undo a pause.
+#[test]
+fn kill_all_and_pause() -> Result<()> {
+    let racers: [Racer; 2] = [(&["pause", "ID"], &[]), (&["kill", "--all", "ID", "CONT"], &[])];
+    let verdict = |c: &Container, ends: &[Finished; 2]| {
+        both(c, ends)?;
+        ensure!(c.status()? == "paused", "not paused");
+        Ok(())
+    };
+    Race { stage: Stage::Running, racers, verdict }.run()
+}
+
+/// A container in the foreground goes away once, whoever removes it.
+#[test]
+fn run_and_delete() -> Result<()> {
+    let host = Host::new()?;
+    let mut c = host.container(&["sleep", "1000"])?;
+    for round in 0..rounds() {
+        c.id = format!("{}-{round}", host.name());
+        let mut run = c.run_job()?;
+        let state = host.state_dir().join(&c.id).join("state.json");
+        eventually("its state", || Ok(state.exists()))?;
+        std::thread::sleep(Duration::from_micros(u64::from(round * 7 % 17 * 500)));
+        c.delete()?;
+        let run = run.wait()?;
+        if run.code != 137 {
+            run.exits(1)?.fails_with("deleted while it was being created")?;
+        }
+        c.verb("state").finish()?.fails_with(NOT_THERE)?;
+    }
+    host.is_clean()
+}
+
 /// Of two that change the limits, none undoes what the other has saved.
 #[test]
 fn update_and_update() -> Result<()> {

@@ -1,7 +1,6 @@
 //! `events`: figures of a container at intervals, and a word when the kernel kills in it for want of memory. One
 //! JSON object on each line, in runc's shape.
 
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -90,8 +89,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
 }
 
 fn print(event: &Event<'_>) -> Result<(), Error> {
-    let line = serde_json::to_string(event).map_err(Error::new)?;
-    writeln!(std::io::stdout(), "{line}").map_err(|e| Error::new(Os::from(e)))
+    super::print(serde_json::to_string(event).map_err(Error::new)?)
 }
 
 /// Tells of processes killed for want of memory.

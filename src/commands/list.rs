@@ -30,20 +30,20 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         };
         match report {
             Ok(report) => reports.push(report),
-            Err(error) => eprintln!("coracle: {id}: {error}"),
+            Err(error) => super::tell(format_args!("coracle: {id}: {error}")),
         }
     }
     if args.quiet {
-        reports.iter().for_each(|report| println!("{}", report.id));
+        reports.iter().try_for_each(|report| super::print(&report.id))?;
     } else if args.format == "json" {
-        println!("{}", serde_json::to_string(&reports).map_err(Error::new)?);
+        super::print(serde_json::to_string(&reports).map_err(Error::new)?)?;
     } else {
-        print_table(&reports);
+        print_table(&reports)?;
     }
     Ok(0)
 }
 
-fn print_table(reports: &[Report]) {
+fn print_table(reports: &[Report]) -> Result<(), Error> {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(reports.iter().map(|r| {
         [
@@ -59,6 +59,7 @@ fn print_table(reports: &[Report]) {
     let widths: Vec<usize> = (0..6).map(width).collect();
     for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        super::print(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
+    Ok(())
 }

@@ -21,7 +21,25 @@ pub mod state;
 pub mod update;
 pub mod wasm;
 
+use std::fmt::Display;
+use std::io::Write;
+
 use crate::Error;
+use crate::error::Os;
+
+/// Prints a line of what was asked for.
+///
+/// # Errors
+/// Standard output is closed, or a file on a full disk.
+fn print(line: impl Display) -> Result<(), Error> {
+    writeln!(std::io::stdout(), "{line}")
+        .map_err(|e| Error::new(format_args!("standard output: {}", Os::from(e))))
+}
+
+/// Tells on standard error what is no reason to end. Nobody may be there to listen.
+fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Does something with every container of a list. One failure does not keep the others from their turn: all are told, and
 /// the last is the command's own.
@@ -30,7 +48,7 @@ fn each(ids: Vec<String>, act: impl Fn(&str) -> Result<(), Error>) -> Result<u8,
     let mut failures: Vec<Error> = failures.collect();
     let Some(last) = failures.pop() else { return Ok(0) };
     for failure in failures {
-        eprintln!("{failure}");
+        tell(failure);
     }
     Err(last)
 }

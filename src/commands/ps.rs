@@ -27,7 +27,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let container = Container::load(&global.root, &args.id)?;
     let pids = container.pids()?;
     if args.format == "json" {
-        println!("{}", serde_json::to_string(&pids).map_err(Error::new)?);
+        super::print(serde_json::to_string(&pids).map_err(Error::new)?)?;
         return Ok(0);
     }
     let options = if args.options.is_empty() { &["-ef".to_owned()][..] } else { &args.options };
@@ -40,7 +40,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         return Err(Error::new(format_args!("ps: {}: {}", output.status, said.trim_end())));
     }
     for line in table(&String::from_utf8_lossy(&output.stdout), &pids)? {
-        println!("{line}");
+        super::print(line)?;
     }
     Ok(0)
 }

@@ -45,7 +45,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         Ok(None) => None,
         Ok(Some(Message::Failed(text))) => {
             // The words of the container's process, which said them itself if we had been `start`.
-            eprintln!("{text}");
+            super::tell(text);
             let _ = container.delete(true);
             return Ok(1);
         }

@@ -62,6 +62,6 @@ impl Report {
 /// An id that is not known; a state that cannot be read.
 pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     let report = Report::of(Container::load(&global.root, &args.id)?)?;
-    println!("{}", serde_json::to_string_pretty(&report).map_err(Error::new)?);
+    super::print(serde_json::to_string_pretty(&report).map_err(Error::new)?)?;
     Ok(0)
 }

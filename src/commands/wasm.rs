@@ -72,7 +72,7 @@ fn compile_all(cache: &Cache, files: &[PathBuf]) -> Result<u8, Error> {
         return Ok(0);
     };
     for failure in failures {
-        eprintln!("{failure}");
+        super::tell(failure);
     }
     Err(last)
 }
@@ -84,7 +84,12 @@ fn compile(cache: &Cache, path: &Path) -> Result<(), Error> {
     let found = crate::wasm::warm(cache, file.as_fd(), &name, true).map_err(Error::new)?;
     let size = File::from(found.artifact).metadata().map(|m| m.len()).unwrap_or_default();
     let how = if found.compiled { "compiled" } else { "cached" };
-    println!("{}  {}  {how} in {:.1?}  {name}", short(&found.module), human(size), start.elapsed());
+    super::print(format_args!(
+        "{}  {}  {how} in {:.1?}  {name}",
+        short(&found.module),
+        human(size),
+        start.elapsed()
+    ))?;
     Ok(())
 }
 
@@ -104,19 +109,21 @@ fn list(cache: &Cache, json: bool) -> Result<(), Error> {
     let entries = entries(cache)?;
     if json {
         let rows: Vec<Row> = entries.iter().map(|entry| row(cache, entry)).collect();
-        println!("{}", serde_json::to_string_pretty(&rows).map_err(Error::new)?);
-        return Ok(());
+        return super::print(serde_json::to_string_pretty(&rows).map_err(Error::new)?);
     }
-    println!("{:12}  {:>9}  {:>9}  {:>12}  {:>12}", "MODULE", "WASM", "COMPILED", "CREATED", "USED");
+    super::print(format_args!(
+        "{:12}  {:>9}  {:>9}  {:>12}  {:>12}",
+        "MODULE", "WASM", "COMPILED", "CREATED", "USED"
+    ))?;
     for entry in &entries {
-        println!(
+        super::print(format_args!(
             "{:12}  {:>9}  {:>9}  {:>12}  {:>12}",
             short(&entry.module),
             human(entry.module_size),
             human(entry.size),
             ago(entry.created),
             ago(entry.used)
-        );
+        ))?;
     }
     Ok(())
 }
@@ -159,16 +166,16 @@ fn prune(cache: &Cache, older_than: Option<u64>, max_size: Option<u64>) -> Resul
         }
     }
     cache.sweep();
-    println!("removed {count} compiled modules, {}", human(freed));
+    super::print(format_args!("removed {count} compiled modules, {}", human(freed)))?;
     Ok(())
 }
 
 fn verify(cache: &Cache) -> Result<u8, Error> {
     let (sound, bad) = cache.verify().map_err(|e| io_error(cache, e))?;
     for (name, reason) in &bad {
-        println!("{name}: {reason}; removed");
+        super::print(format_args!("{name}: {reason}; removed"))?;
     }
-    println!("{sound} sound, {} removed", bad.len());
+    super::print(format_args!("{sound} sound, {} removed", bad.len()))?;
     Ok(u8::from(!bad.is_empty()))
 }
 

@@ -43,6 +43,8 @@ impl Turn {
             let taken = match flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => true,
                 Err(Errno::WOULDBLOCK | Errno::INTR) => false,
+                // A file system without locks: there, luck decides.
+                Err(Errno::NOSYS | Errno::OPNOTSUPP) => true,
                 Err(errno) => return Err(io(errno)),
             };
             // Whoever was before us may have deleted it, and somebody else made another one of that name.
