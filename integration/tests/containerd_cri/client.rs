@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use coracle_integration::{Containerd, Host, KUBERNETES, PAUSE, busybox_root, c, eventually, wat};
+use coracle_integration::{Containerd, Host, KUBERNETES, PAUSE, c, eventually, wat};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     AttachRequest, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse,
     ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
     StatusRequest, StopContainerRequest, StopPodSandboxRequest,
 };
@@ -45,8 +45,10 @@ impl Cri {
     pub fn new() -> Result<Cri> {
         let containerd = Containerd::new()?;
         let pause = containerd.path().join("pause");
-        busybox_root(&pause)?;
-        containerd.import(PAUSE, ("linux", "amd64"), &pause, &["/bin/sleep", "1000000"])?;
+        fs::create_dir(&pause)?;
+        // Podman's pause program: unlike a mere sleep it reaps what is orphaned in a pod's pid namespace.
+        fs::copy("/usr/bin/catatonit", pause.join("pause")).context("copy catatonit")?;
+        containerd.import(PAUSE, ("linux", "amd64"), &pause, &["/pause", "-P"])?;
         let (show, hello) = (c("show")?, wat("hello")?);
         let modules = [("/main.wasm", show.as_path()), ("/hello.wasm", hello.as_path())];
         containerd.import_modules(SHOW, ("linux", "amd64"), &modules)?;
@@ -99,7 +101,7 @@ impl Cri {
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{}", self.containerd.host().name()),
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(NamespaceMode::Pod, NamespaceMode::Container)),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -153,6 +155,7 @@ pub struct Pod<'c> {
 impl Pod<'_> {
     /// What a kubelet says about every container; its name is that of its log file.
     pub fn container_config(&self, name: &str, image: &str, command: &[&str]) -> ContainerConfig {
+        let pod = self.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
         ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(ImageSpec { image: image.to_owned(), ..Default::default() }),
@@ -160,7 +163,7 @@ impl Pod<'_> {
             log_path: format!("{name}.log"),
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: pod.and_then(|c| c.namespace_options.clone()),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -322,12 +325,9 @@ impl Drop for Pod<'_> {
     }
 }
 
-/// A network for the pod and processes that each container sees for itself: the kubelet's defaults.
-pub fn namespaces() -> NamespaceOption {
-    // Of the enumeration NamespaceMode.
-    const POD: i32 = 0;
-    const CONTAINER: i32 = 1;
-    NamespaceOption { network: POD, pid: CONTAINER, ipc: POD, ..Default::default() }
+/// Whose network and whose processes the containers of a pod see.
+pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> NamespaceOption {
+    NamespaceOption { network: network.into(), pid: pid.into(), ..Default::default() }
 }
 
 /// A map of strings.

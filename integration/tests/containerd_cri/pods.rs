@@ -6,9 +6,9 @@ use std::net::TcpStream;
 
 use anyhow::Result;
 use coracle_integration::{c, eventually};
-use k8s_cri::v1::{ContainerState, PodSandboxState, PodSandboxStatusRequest};
+use k8s_cri::v1::{ContainerState, NamespaceMode, PodSandboxState, PodSandboxStatusRequest};
 
-use crate::client::{Cri, HANDLER, HELLO, NATIVE, SHOW, map};
+use crate::client::{Cri, HANDLER, HELLO, NATIVE, SHOW, map, namespaces};
 use crate::kubelet;
 
 /// A pod's annotations are its sandbox's too, whose program is a native one.
@@ -75,6 +75,9 @@ fn the_packaged_pod() -> Result<()> {
         ids.push(pod.run_with(manifest.container(container, every, &volumes)?)?);
     }
     pod.expect("module", "wrote /www/index.html")?;
+    for id in [&pod.id, &ids[0], &ids[1]] {
+        assert_eq!(cri.config(id)?["annotations"]["module.wasm.image/variant"], "compat-smart");
+    }
 
     // The kubelet's probe, from the node to the pod's address.
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
@@ -125,4 +128,57 @@ fn a_crash_of_containerd() -> Result<()> {
     pod.stop(&module, 10)?;
     assert_eq!(pod.wait(&module)?, (143, "Error".to_owned()));
     pod.end()
+}
+
+/// `shareProcessNamespace`, `hostPID` and `hostNetwork`. Where a container's init is not that of a pid namespace, its
+/// processes are only known by the cgroup.
+#[test]
+fn namespaces_of_the_pod_and_of_the_node() -> Result<()> {
+    let cri = Cri::new()?;
+    for (name, network, pid) in [
+        ("shared", NamespaceMode::Pod, NamespaceMode::Pod),
+        ("host", NamespaceMode::Node, NamespaceMode::Node),
+    ] {
+        let mut config = cri.pod_config(name);
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().namespace_options = Some(namespaces(network, pid));
+        if network == NamespaceMode::Pod {
+            linux.sysctls = map(&[("net.ipv4.ip_unprivileged_port_start", "80")]);
+        } else {
+            // Whoever has the node's network has its name.
+            config.hostname.clear();
+        }
+        let pod = cri.pod_of(HANDLER, config)?;
+        let native =
+            pod.run("native", NATIVE, &["sh", "-c", "sleep 1111 & sleep 1112 & echo ready; wait"])?;
+        let module = pod.run("module", SHOW, &["/main.wasm", "tick"])?;
+        pod.expect("native", "ready")?;
+        pod.expect("module", "ticking")?;
+        // Everybody sees everybody: the sandbox, and the module by the name of what runs it.
+        let seen = pod.exec_prints(&native, &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])?;
+        assert!(seen.contains("/pause -P") && seen.contains("/main.wasm tick"), "{seen}");
+        let node = fs::read_link("/proc/self/ns/pid")?;
+        for id in [&pod.id, &native, &module] {
+            let link = fs::read_link(format!("/proc/{}/ns/pid", cri.pid(id)?))?;
+            assert_eq!(link == node, pid == NamespaceMode::Node, "{name}");
+        }
+        if network == NamespaceMode::Pod {
+            let port = pod.exec_prints(&native, &["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"])?;
+            assert_eq!(port, "80\n");
+        } else {
+            let daemon = cri.containerd.in_network(|| Ok(fs::read_link("/proc/thread-self/ns/net")?))?;
+            assert_eq!(fs::read_link(format!("/proc/{}/ns/net", cri.pid(&module)?))?, daemon);
+        }
+        let pids = fs::read_to_string(cri.cgroup(&native, "pids")?.join("cgroup.procs"))?;
+        assert_eq!(pids.lines().count(), 3, "{pids:?}");
+        pod.stop(&module, 20)?;
+        assert_eq!(pod.wait(&module)?.0, 143);
+        // A shell that waits ends by SIGTERM, and leaves its children behind.
+        pod.stop(&native, 1)?;
+        eventually("the end of its children", || {
+            Ok(pids.lines().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true)))
+        })?;
+        pod.end()?;
+    }
+    Ok(())
 }
