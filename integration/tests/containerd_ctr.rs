@@ -1,9 +1,10 @@
 //! containerd's own client, `ctr`: native and Wasm containers.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use coracle_integration::{Containerd, Host, Run, Terminal, c, eventually, wat};
+use coracle_integration::{Containerd, Host, Run, Terminal, busybox_root, c, eventually, wat};
 
 const NATIVE: &str = "localhost/native:latest";
 /// An image of a usual platform with a module in it, as people make them without further thought.
@@ -85,6 +86,35 @@ fn what_an_option_becomes() -> Result<()> {
     assert!(done.stdout.contains("\nA=b\n") && done.stdout.ends_with(expected), "{done}");
     containerd.import_modules("localhost/hog:latest", ("linux", "amd64"), &[("/hog.wasm", &wat("hog")?)])?;
     containerd.run(&flags, "localhost/hog:latest", "c", &[]).finish()?.exits(137)?;
+    containerd.is_clean()
+}
+
+#[test]
+fn namespaces_and_roots() -> Result<()> {
+    let containerd = containerd()?;
+    let root = containerd.path().join("root");
+    busybox_root(&root)?;
+    fs::copy(c("show")?, root.join("main.wasm"))?;
+    fs::set_permissions(root.join("main.wasm"), fs::Permissions::from_mode(0o755))?;
+    let root = root.to_str().context("path")?;
+    let run = |flags: &[&str], image: &str, id: &str, args: &[&str]| {
+        containerd.run(&[&["--rm"], flags].concat(), image, id, args).finish()
+    };
+    run(&["--rootfs"], root, "a", &["sh", "-c", "ls -d /bin/sh; exit 3"])?.exits(3)?.prints("/bin/sh")?;
+    run(&["--rootfs"], root, "b", &["/main.wasm", "touch=/made", "3"])?.exits(3)?.prints("made /made")?;
+    // In the namespaces of another task.
+    containerd.start(&[], NATIVE, "n", &["sleep", "1000"])?;
+    let pids = containerd.do_ctr(&["tasks", "ps", "n"])?.ok()?;
+    let init = pids.lines().nth(1).and_then(|l| l.split_whitespace().next()).context("a pid")?;
+    eventually("the program", || Ok(fs::read_to_string(format!("/proc/{init}/comm"))? == "sleep\n"))?;
+    let joined = ["pid", "uts", "ipc"].map(|kind| format!("{kind}:/proc/{init}/ns/{kind}"));
+    let flags: Vec<_> = joined.iter().flat_map(|joined| ["--with-ns", joined]).collect();
+    let uts = fs::read_link(format!("/proc/{init}/ns/uts"))?;
+    run(&flags, NATIVE, "c", &["sh", "-c", "readlink /proc/self/ns/uts; cat /proc/1/comm"])?
+        .ok()?
+        .prints(&format!("{}\nsleep", uts.display()))?;
+    run(&flags, SHOW, "d", &["/main.wasm", "cat=/proc/1/comm"])?.ok()?.prints("sleep")?;
+    remove(&containerd, &["--force", "n"], 137)?;
     containerd.is_clean()
 }
 
@@ -176,6 +206,8 @@ fn a_task_from_start_to_end() -> Result<()> {
         assert_eq!(status(&containerd, id)?, "RUNNING");
 
         ctr(&["tasks", "kill", id])?.ok()?;
+        eventually("the end", || Ok(status(&containerd, id)? == "STOPPED"))?;
+        ctr(&["tasks", "kill", id])?.fails_with("process already finished")?;
         end(&containerd, id, code)?;
         ctr(&["tasks", "kill", id])?.fails_with("not found")?;
     }
