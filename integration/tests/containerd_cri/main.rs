@@ -8,4 +8,5 @@ mod kubelet;
 mod pods;
 mod resources;
 mod streams;
+mod volumes;
 mod websocket;
