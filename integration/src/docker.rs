@@ -23,13 +23,32 @@ pub struct Docker {
     daemon: Job,
 }
 
+/// The user and the group whose ranges of subordinate ids the containers have.
+const REMAP: &str = "--userns-remap=nobody:nogroup";
+
 impl Docker {
+    /// What 0 in a container of [`Docker::remapped`] is outside.
+    pub const FIRST_ID: u32 = 200_000;
+
     /// dockerd with the packaged configuration and our runtime as the default one, and the image `native` (busybox).
     ///
     /// # Errors
     /// dockerd is not installed or does not start.
     pub fn new() -> Result<Self> {
-        let docker = Self::with(&Self::packaged()?, &["--default-runtime=coracle"])?;
+        Self::with_native(&[])
+    }
+
+    /// As [`Docker::new`], with the containers' ids mapped to 65536 of the host's, from [`Docker::FIRST_ID`] on.
+    ///
+    /// # Errors
+    /// As [`Docker::new`].
+    pub fn remapped() -> Result<Self> {
+        Self::with_native(&[REMAP])
+    }
+
+    fn with_native(flags: &[&str]) -> Result<Self> {
+        let flags = [&["--default-runtime=coracle"], flags].concat();
+        let docker = Self::with(&Self::packaged()?, &flags)?;
         let root = docker.path().join("native");
         busybox_root(&root)?;
         docker.import("native", &root, &[])?;
@@ -274,7 +293,18 @@ fn spawn(host: &Host, config: &Value, flags: &[&str]) -> Result<Job> {
     let file = host.path().join("daemon.json");
     fs::write(&file, config.to_string())?;
     let mut daemon = command("unshare");
-    daemon.args(["--net", "sh", "-c", "ip link set lo up && exec dockerd \"$@\"", "dockerd"]);
+    let mut line = "ip link set lo up".to_owned();
+    if flags.contains(&REMAP) {
+        let ids = host.path().join("subordinate-ids");
+        let [user, group] = ["nobody", "nogroup"].map(|name| format!("{name}:{}:65536", Docker::FIRST_ID));
+        fs::write(&ids, format!("{user}\n{group}\n"))?;
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            line += &format!(" && touch {file} && mount --bind {} {file}", ids.display());
+        }
+        daemon.arg("--mount");
+    }
+    line += " && exec dockerd \"$@\"";
+    daemon.args(["--net", "sh", "-c", &line, "dockerd"]);
     daemon.args(["--iptables=false", "--ip6tables=false"]).args(flags);
     daemon.arg(format!("--cgroup-parent=/{}", host.name()));
     for (flag, path) in [

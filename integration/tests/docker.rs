@@ -317,16 +317,6 @@ fn restart_policies_and_health_checks() -> Result<()> {
     docker.is_clean()
 }
 
-#[test]
-fn thirty_short_containers_leave_nothing() -> Result<()> {
-    let docker = Docker::new()?;
-    for n in 0..30 {
-        docker.run(&["native", "sh", "-c", &format!("exit {n}")]).finish()?.exits(n)?;
-    }
-    let clean = || Ok(docker.leftovers()?.is_empty());
-    eventually("the end of thirty containers", clean).with_context(|| format!("{:#?}", docker.leftovers()))
-}
-
 /// The packaged file adds a runtime beside Docker's own, and a reload is enough for it.
 #[test]
 fn an_additional_runtime_after_a_reload() -> Result<()> {
@@ -375,21 +365,5 @@ fn a_build() -> Result<()> {
     docker.run(&["built"]).finish()?.ok()?.prints("built\n0\n1000")?;
     fs::write(context.join("Dockerfile"), "FROM native\nRUN exit 5\n")?;
     build.finish()?.fails_with("returned a non-zero code: 5")?;
-    docker.is_clean()
-}
-
-/// With live-restore a container outlives a crash of dockerd and its containerd, and obeys the next ones.
-#[test]
-fn a_crash_of_the_daemon() -> Result<()> {
-    let mut docker = Docker::new()?;
-    let flags = ["--default-runtime=coracle", "--live-restore"];
-    docker.crash(&Docker::packaged()?, &flags)?;
-    docker.start("cc", &["native", "sleep", "1000"])?;
-    let pid = docker.inspect("cc", "{{.State.Pid}}")?;
-    docker.crash(&Docker::packaged()?, &flags)?;
-    assert_eq!(docker.inspect("cc", "{{.State.Status}} {{.State.Pid}}")?, format!("running {pid}"));
-    docker.docker(&["exec", "cc", "echo", "still here"])?.ok()?.prints("still here")?;
-    docker.docker(&["stop", "--time=1", "cc"])?.ok()?;
-    assert_eq!(docker.inspect("cc", "{{.State.Status}} {{.State.ExitCode}}")?, "exited 137");
     docker.is_clean()
 }

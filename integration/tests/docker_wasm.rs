@@ -26,6 +26,7 @@ fn arguments_environment_streams_and_exit_codes() -> Result<()> {
     assert!(done.stdout.contains("\nA=b\n") && done.stdout.ends_with("\ntyped\n"), "{done}");
     assert_eq!(done.stderr, "to stderr\n");
     docker.run(&["--entrypoint=/hello.wasm", "show"]).finish()?.ok()?.prints(HELLO)?;
+    docker.run(&["--init", "show", "6"]).finish()?.exits(6)?;
     docker.run(&["--entrypoint=/nosuch.wasm", "show"]).finish()?.exits(127)?;
     docker.wasm_image("trap", &[("main.wasm", wat("trap-unreachable")?)])?;
     docker.run(&["trap"]).finish()?.exits(134)?.fails_with("unreachable")?;
