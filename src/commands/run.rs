@@ -53,6 +53,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         Err(error) => Some(error.into()),
     };
     if let Some(error) = failure {
+        let error = container.ended().map_or(error, Error::from);
         // Nothing ran, so nothing is kept; the error is the one to report.
         let _ = container.delete(true);
         return Err(error);

@@ -7,8 +7,8 @@
 //! the directory is `create`'s claim to the id, removing the fifo is `start`'s to the program, and a container without
 //! a state file does not exist. Only those that end a container, stop it or write its files wait for one another
 //! ([`turn`]); what is on the way of every start takes no lock. A command that finds the container ended under its
-//! hands says that, and not what it missed first ([`Container::ended`]). runc has the same claims and no lock: of two
-//! that delete, pause or update at once, one may fail with whatever the other has just removed.
+//! hands says that, and not what it missed first ([`Container::ended`]). (With runc 1.1, which has neither, one of two
+//! `start`s may hang for good, and a `pause` may keep `delete --force` from killing.)
 
 mod checkpoint;
 mod create;

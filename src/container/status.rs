@@ -69,7 +69,7 @@ impl Container {
         match self.reload() {
             Err(error @ Error::NotFound) => Some(error),
             Ok(now) => {
-                let ending = now.state.init.is_some_and(Process::is_ending) || self.is_of_another_boot();
+                let ending = now.state.init.is_none_or(Process::is_ending) || self.is_of_another_boot();
                 ending.then_some(Error::NotRunning)
             }
             Err(_) => None,
