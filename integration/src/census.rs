@@ -43,7 +43,7 @@ impl Census {
         for mount in cgroup_mounts() {
             descendants(mount).iter().map(|d| format!("cgroup {}", d.display())).for_each(&mut add);
         }
-        processes()?.into_iter().for_each(&mut add);
+        descendant_processes()?.into_iter().for_each(&mut add);
         Ok(Census { things, memory: kernel_memory()? })
     }
 
@@ -94,30 +94,48 @@ fn mounts() -> Result<Vec<String>> {
 
 /// The descendants of this program, also those that it has not waited for. A host makes this program the reaper of
 /// whatever its children leave, so nothing that a container starts can get out of this tree.
-fn processes() -> Result<Vec<String>> {
-    let mut parents = BTreeMap::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        // A process may end while it is looked at.
-        if let (Some(pid), Ok(stat)) = (pid, fs::read_to_string(entry.path().join("stat")))
-            && let Some((name, rest)) = stat.rsplit_once(") ")
-            && let Some(parent) = rest.split(' ').nth(1).and_then(|ppid| ppid.parse::<u32>().ok())
-        {
-            let name = name.split_once('(').map_or("", |(_, name)| name);
-            parents.insert(pid, (parent, format!("process {pid} {name} {}", &rest[..1])));
-        }
-    }
+fn descendant_processes() -> Result<Vec<String>> {
+    let all = processes()?;
     let own = std::process::id();
     let is_descendant = |mut pid: u32| {
-        while let Some((parent, _)) = parents.get(&pid) {
-            if *parent == own {
+        while let Some(process) = all.get(&pid) {
+            if process.parent == own {
                 return true;
             }
-            pid = *parent;
+            pid = process.parent;
         }
         false
     };
-    Ok(parents.iter().filter(|(pid, _)| is_descendant(**pid)).map(|(_, (_, text))| text.clone()).collect())
+    let descendants = all.iter().filter(|(pid, _)| is_descendant(**pid));
+    Ok(descendants
+        .map(|(pid, Process { name, state, .. })| format!("process {pid} {name} {state}"))
+        .collect())
+}
+
+/// A process of this host.
+pub(crate) struct Process {
+    pub(crate) parent: u32,
+    pub(crate) name: String,
+    /// `Z` for one that nobody has waited for.
+    state: char,
+}
+
+/// All processes of this host.
+pub(crate) fn processes() -> Result<BTreeMap<u32, Process>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        // A process may end while it is looked at. Its name is in parentheses and may have some itself.
+        if let (Some(pid), Ok(stat)) = (pid, fs::read_to_string(entry.path().join("stat")))
+            && let Some((name, rest)) = stat.rsplit_once(") ")
+            && let Some((_, name)) = name.split_once('(')
+            && let [state, parent, ..] = rest.split(' ').collect::<Vec<_>>()[..]
+        {
+            let state = state.chars().next().unwrap_or('?');
+            all.insert(pid, Process { parent: parent.parse()?, name: name.to_owned(), state });
+        }
+    }
+    Ok(all)
 }
 
 /// Memory that belongs to no process and that the kernel cannot take back by itself: files in memory, tables and

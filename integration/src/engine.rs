@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::json;
 
+use crate::census::processes;
 use crate::command::{Finished, Run, command, eventually};
 use crate::guest;
 use crate::host::{Host, busybox_root, remove_cgroup, unmount_below};
@@ -210,6 +212,23 @@ impl Engine {
         fs::copy(module, root.join("main.wasm"))?;
         fs::set_permissions(root.join("main.wasm"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         self.import(name, &root, &[&format!("ENTRYPOINT {}", json!(["/main.wasm"]))])
+    }
+
+    /// Waits for the end of every conmon that this program has adopted, when all containers have ended.
+    ///
+    /// # Errors
+    /// One goes on.
+    pub fn reap(&self) -> Result<()> {
+        eventually("the end of all conmons", || {
+            let mut none = true;
+            for (pid, process) in processes()? {
+                if process.parent == std::process::id() && process.name == "conmon" {
+                    none = false;
+                    waitpid(Pid::from_raw(i32::try_from(pid)?), WaitOptions::NOHANG)?;
+                }
+            }
+            Ok(none)
+        })
     }
 
     /// Removes all containers and requires that nothing of them is left.
