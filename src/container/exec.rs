@@ -17,7 +17,7 @@ use crate::cgroup;
 use crate::cli::Global;
 use crate::foreground::SavedMask;
 use crate::handler;
-use crate::init::namespaces::{self, Cloned, clone_flag, clone_into_pid_namespace};
+use crate::init::namespaces::{self, Cloned, WayBack, clone_flag, clone_into_pid_namespace};
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message};
 use crate::init::{self, Program, Terminal};
@@ -96,7 +96,10 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
 
     let (ours, theirs) = sync::pair()?;
     let kinds = namespace_flags(&spec);
-    let with_helper = kinds.contains(ThreadNameSpaceType::USER);
+    let pid_kind = kinds & ThreadNameSpaceType::PROCESS_ID;
+    let change_user = kinds.contains(ThreadNameSpaceType::USER);
+    let back = if change_user || pid_kind.is_empty() { None } else { WayBack::find() };
+    let with_helper = change_user || !(pid_kind.is_empty() || back.is_some());
     let cgroup = match request.cgroup {
         None => JoinCgroup::open(container.state.cgroup.as_ref(), !with_helper, Some(init.pid))?,
         Some(_) => JoinCgroup::default(),
@@ -109,19 +112,18 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         move_into_thread_name_spaces(target.as_fd(), flags)
             .map_err(|e| init::Error::Step { step: "join the container's namespaces", reason: e.into() })
     };
-    // As in `create`: a helper where a user namespace is involved, else the clone itself enters the pid
-    // namespace, and the new process the others.
+    // As in `create`: a helper where a user namespace is involved or there is no way back, else the clone itself enters
+    // the pid namespace; and the new process the others.
     let (cloned, rest) = if with_helper {
-        let all = || join(kinds).and_then(|()| namespaces::become_root());
-        (
-            namespaces::with_helper(all, 0, &ours, &theirs, |_| Err(init::Error::Unexpected))?,
-            ThreadNameSpaceType::empty(),
-        )
+        let first = if change_user { kinds } else { pid_kind };
+        let enter =
+            || join(first).and_then(|()| if change_user { namespaces::become_root() } else { Ok(()) });
+        let unmapped = |_| Err(init::Error::Unexpected);
+        (namespaces::with_helper(enter, 0, &ours, &theirs, unmapped)?, kinds - first)
     } else {
-        let enter = || join(kinds & ThreadNameSpaceType::PROCESS_ID);
         let beside = || container.state.cgroup.as_ref()?.beside_fd(init.pid);
-        let cloned = clone_into_pid_namespace(enter, 0, cgroup.v2.as_ref().map(AsFd::as_fd), beside)?;
-        (cloned, kinds - ThreadNameSpaceType::PROCESS_ID)
+        let cgroup = cgroup.v2.as_ref().map(AsFd::as_fd);
+        (clone_into_pid_namespace(|| join(pid_kind), back.as_ref(), 0, cgroup, beside)?, kinds - pid_kind)
     };
     if let Some(before) = before.filter(|_| matches!(cloned, Cloned::Parent { .. })) {
         before.assume()?;

@@ -4,7 +4,9 @@
 //! namespace only takes children, so the parent enters it for the moment of the clone; and where a user
 //! namespace is involved, privileges over the joined namespaces lie on one side of it only, so a helper
 //! process joins first and clones its sibling, our child, from there. A new time namespace needs a helper too:
-//! its offsets are fixed when the first process is born into it (time_namespaces(7)).
+//! its offsets are fixed when the first process is born into it (time_namespaces(7)). So does a pid namespace for a
+//! parent that may not come back from it: a rootless engine's runtime is root in the engine's user namespace, to which
+//! the host's pid namespace does not belong.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -40,6 +42,20 @@ pub struct Namespaces {
     /// The offsets of a new time namespace, as they are written to its file.
     new_time: Option<String>,
     joined: Vec<Joined>,
+    /// The way back from a pid namespace that is joined.
+    back: Option<WayBack>,
+}
+
+/// Our own pid namespace, to which we may come back from another one.
+#[derive(Debug)]
+pub struct WayBack(File);
+
+impl WayBack {
+    /// Finds out by going where we are.
+    pub fn find() -> Option<Self> {
+        let own = File::open("/proc/self/ns/pid").ok()?;
+        set_namespace(own.as_fd(), LinuxNamespaceType::Pid).is_ok().then_some(Self(own))
+    }
 }
 
 /// The process that was made.
@@ -82,6 +98,9 @@ impl Namespaces {
                 namespaces.new |= clone_flag(kind);
             }
         }
+        if namespaces.joins(LinuxNamespaceType::Pid) && !namespaces.change_user() {
+            namespaces.back = WayBack::find();
+        }
         Ok(namespaces)
     }
 
@@ -92,7 +111,8 @@ impl Namespaces {
 
     /// Whether a helper makes the process. It cannot make it in a cgroup, where it has no rights.
     pub fn needs_helper(&self) -> bool {
-        self.new_time.is_some() || (self.change_user() && !self.joined.is_empty())
+        let stays = self.joins(LinuxNamespaceType::Pid) && self.back.is_none();
+        self.new_time.is_some() || (self.change_user() && !self.joined.is_empty()) || stays
     }
 
     /// Whether the process is born with ids that are not mapped yet.
@@ -127,12 +147,10 @@ impl Namespaces {
             return with_helper(join, rest, ours, theirs, map_ids);
         }
         if self.needs_helper() {
-            return with_helper(|| self.join_with_user(), self.new, ours, theirs, map_ids);
+            let join = || if self.change_user() { self.join_with_user() } else { self.join_pid() };
+            return with_helper(join, self.new, ours, theirs, map_ids);
         }
-        let Some(pid_namespace) = self.joined.iter().find(|j| j.kind == LinuxNamespaceType::Pid) else {
-            return clone3(self.new, cgroup).map_err(Error::Clone);
-        };
-        clone_into_pid_namespace(|| pid_namespace.enter(), self.new, cgroup, || None)
+        clone_into_pid_namespace(|| self.join_pid(), self.back.as_ref(), self.new, cgroup, || None)
     }
 
     /// What is left to enter for the new process itself, once its ids are mapped and it is in its cgroup.
@@ -155,7 +173,7 @@ impl Namespaces {
         if self.change_user() {
             self.join_with_user()?;
         } else {
-            self.joined.iter().filter(|j| j.kind == LinuxNamespaceType::Pid).try_for_each(Joined::enter)?;
+            self.join_pid()?;
         }
         if self.makes(LinuxNamespaceType::User) {
             unshare(LinuxNamespaceType::User)?;
@@ -177,6 +195,10 @@ impl Namespaces {
             value: offsets.to_owned(),
             reason: e.into(),
         })
+    }
+
+    fn join_pid(&self) -> Result<(), Error> {
+        self.joined.iter().filter(|j| j.kind == LinuxNamespaceType::Pid).try_for_each(Joined::enter)
     }
 
     /// Joins everything, in the helper. Namespaces that belong to our side of the user namespace can only be
@@ -270,19 +292,18 @@ pub fn become_root() -> Result<(), Error> {
     }
 }
 
-/// Makes a process in the pid namespace that `enter` enters, which takes effect for children only. A cgroup v2 that
-/// takes no processes is replaced by the `other` one.
+/// Makes a process in the pid namespace that `enter` enters, if it enters one, which takes effect for children only: then
+/// there has to be a way `back`. A cgroup v2 that takes no processes is replaced by the `other` one.
 ///
 /// # Errors
 /// [`Error::Clone`], or what `enter` failed with.
 pub fn clone_into_pid_namespace(
     enter: impl FnOnce() -> Result<(), Error>,
+    back: Option<&WayBack>,
     new: u32,
     cgroup: Option<BorrowedFd<'_>>,
     other: impl FnOnce() -> Option<OwnedFd>,
 ) -> Result<Cloned, Error> {
-    // Our other children, hooks and the compiler among them, must not be born in there.
-    let own = File::open("/proc/self/ns/pid").map_err(|e| Error::Clone(e.into()))?;
     enter()?;
     let cloned = match clone3(new, cgroup) {
         Err(reason) if reason.errno() == Some(libc::EBUSY) => match other() {
@@ -292,7 +313,8 @@ pub fn clone_into_pid_namespace(
         result => result,
     }
     .map_err(Error::Clone)?;
-    if matches!(cloned, Cloned::Parent { .. }) {
+    // Our other children, hooks and the compiler among them, must not be born in there.
+    if let (Cloned::Parent { .. }, Some(WayBack(own))) = (&cloned, back) {
         set_namespace(own.as_fd(), LinuxNamespaceType::Pid).map_err(|e| Error::Clone(e.into()))?;
     }
     Ok(cloned)
