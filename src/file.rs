@@ -2,8 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::io::Errno;
 
 /// Replaces a file by rename(2), so that a reader sees the old content or the new, and never a part.
 ///
@@ -64,9 +69,52 @@ impl Drop for Replacement {
     }
 }
 
+/// Makes a file that appears with its whole content, and of which nothing stays when we are killed on the way. One that
+/// is there is taken away first.
+///
+/// # Errors
+/// Those of writing a file that has no name yet, and of giving it its own: open(2), `O_TMPFILE`.
+pub fn publish(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut options = fs::OpenOptions::new();
+    let mut file = match options.write(true).custom_flags(libc::O_TMPFILE).mode(0o644).open(directory) {
+        Ok(file) => file,
+        // Not every file system has it.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+            return replace(path, content);
+        }
+        Err(e) => return Err(e),
+    };
+    file.write_all(content)?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let link = || linkat(CWD, unnamed.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        Err(Errno::EXIST) => fs::remove_file(path).and_then(|()| Ok(link()?)),
+        linked => Ok(linked?),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_published_file_is_new() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pid");
+        publish(&path, b"4211").expect("made");
+        let before = fs::File::open(&path).expect("opened");
+        publish(&path, b"42").expect("made again");
+        assert_eq!(fs::read(&path).expect("read"), b"42");
+        assert_eq!(io::read_to_string(before).expect("the old one as it was"), "4211");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
+        let blocked = directory.path().join("d");
+        fs::create_dir_all(&blocked).expect("made");
+        assert!(publish(&blocked, b"x").is_err() && publish(&blocked.join("no/pid"), b"x").is_err());
+    }
 
     #[test]
     fn a_file_is_replaced_and_nothing_else_is_left() {

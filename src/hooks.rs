@@ -20,6 +20,7 @@ use rustix::fs::MemfdFlags;
 
 use crate::container::{State, Status};
 use crate::error::Os;
+use crate::program;
 
 /// Files that standard output and standard error of hooks are appended to.
 const OUTPUT: [&str; 2] = ["run.oci.hooks.stdout", "run.oci.hooks.stderr"];
@@ -124,6 +125,10 @@ impl Moment<'_> {
         }
         let [out, err] = &streams;
         command.stdin(Stdio::piped()).stdout(out.stdio()).stderr(err.stdio());
+        // Not under the container's filter, which may forbid it; its init takes all with it when it ends.
+        if self.kind != "startContainer" {
+            program::end_with_us(&mut command);
+        }
         let mut child = command.spawn().map_err(said)?;
         if let Some(mut stdin) = child.stdin.take() {
             if state.len() > PIPE {

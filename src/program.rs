@@ -11,11 +11,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::error::Os;
 use crate::rootfs;
@@ -147,6 +150,19 @@ pub fn execve(path: &CStr, arguments: &[CString], environment: &[CString]) -> io
     // SAFETY: as above.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Makes a program that we run end with us, however we end: nobody would wait for it.
+pub fn end_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    // SAFETY: only system calls are made between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // We may be gone already.
+            if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
+        });
+    }
 }
 
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {

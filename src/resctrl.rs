@@ -85,39 +85,48 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group of container `id` below `root`, or finds the one that is asked for. With an error, nothing that
-    /// was made is left.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn create(root: &Path, rdt: &LinuxIntelRdt, id: &str) -> Result<Self, Error> {
-        let lines = lines(rdt.l3_cache_schema().as_deref(), rdt.mem_bw_schema().as_deref(), rdt.schemata());
+    /// Finds out which group below `root` container `id` is to be in. Nothing is made yet, so that its place can be
+    /// noted first.
+    pub fn plan(root: &Path, rdt: &LinuxIntelRdt, id: &str) -> Self {
         let named = rdt.clos_id().as_deref();
         let directory = match named {
             Some(DEFAULT) => root.to_owned(),
             name => root.join(name.unwrap_or(id)),
         };
-        let exists = directory.is_dir();
-        let mut group = Self { directory, own: false, monitoring: None };
-        match named {
-            Some(name) if exists => group.compare(name, &lines)?,
+        // A group that has a name of its own outlives the container that was the first in it.
+        let own = named.is_none() && !directory.is_dir();
+        let monitoring = rdt.enable_monitoring().unwrap_or(false);
+        let monitoring = monitoring.then(|| directory.join("mon_groups").join(id));
+        Self { directory, own, monitoring }
+    }
+
+    /// Makes the group, or checks the one that is asked for. With an error, nothing that was made is left.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn make(&self, rdt: &LinuxIntelRdt) -> Result<(), Error> {
+        let lines = lines(rdt.l3_cache_schema().as_deref(), rdt.mem_bw_schema().as_deref(), rdt.schemata());
+        let new = !self.directory.is_dir();
+        // Whatever is wrong with it, that is the error to report.
+        let unmake = || {
+            if new {
+                drop(fs::remove_dir(&self.directory))
+            }
+        };
+        match rdt.clos_id() {
+            Some(name) if !new => self.compare(name, &lines)?,
             Some(name) if lines.is_empty() => return Err(Error::NoGroup(name.to_owned())),
             _ => {
-                if !exists {
-                    fs::create_dir(&group.directory).map_err(failed(&group.directory))?;
-                    group.own = true;
+                if new {
+                    fs::create_dir(&self.directory).map_err(failed(&self.directory))?;
                 }
-                group.write(&lines).inspect_err(|_| drop(group.remove()))?;
+                self.write(&lines).inspect_err(|_| unmake())?;
             }
         }
-        if rdt.enable_monitoring().unwrap_or(false) {
-            let monitoring = group.directory.join("mon_groups").join(id);
-            fs::create_dir(&monitoring).map_err(failed(&monitoring)).inspect_err(|_| drop(group.remove()))?;
-            group.monitoring = Some(monitoring);
+        match &self.monitoring {
+            Some(path) => fs::create_dir(path).map_err(failed(path)).inspect_err(|_| unmake()),
+            None => Ok(()),
         }
-        // A group that has a name of its own outlives the container that was the first in it.
-        group.own &= named.is_none();
-        Ok(group)
     }
 
     /// Puts a process into the group.
@@ -210,6 +219,11 @@ mod tests {
         serde_json::from_str(text).expect("intelRdt")
     }
 
+    fn create(root: &Path, rdt: &LinuxIntelRdt) -> Result<Group, Error> {
+        let group = Group::plan(root, rdt, "c1");
+        group.make(rdt).map(|()| group)
+    }
+
     fn schemata(root: &Path, group: &str) -> String {
         fs::read_to_string(root.join(group).join("schemata")).unwrap_or_default()
     }
@@ -227,7 +241,7 @@ mod tests {
         let root = root("");
         let both =
             rdt(r#"{"l3CacheSchema": "L3:0=f\nMB:0=10", "memBwSchema": "MB:0=20", "schemata": ["L2:0=3"]}"#);
-        let group = Group::create(root.path(), &both, "c1").expect("made");
+        let group = create(root.path(), &both).expect("made");
         assert_eq!(schemata(root.path(), "c1"), "L3:0=f\nMB:0=20\nL2:0=3\n");
         group.add(42).expect("added");
         assert_eq!(fs::read_to_string(root.path().join("c1/tasks")).ok().as_deref(), Some("42"));
@@ -244,7 +258,7 @@ mod tests {
     #[test]
     fn a_named_group_is_compared_and_stays() {
         let root = root("    L3:0=00ff;1=00ff\n    MB:0= 20;1= 30\n");
-        let create = |text| Group::create(root.path(), &rdt(text), "c1");
+        let create = |text| create(root.path(), &rdt(text));
         let found = create(r#"{"closID": "shared", "l3CacheSchema": "L3:0=ff"}"#).expect("found");
         found.remove().expect("nothing to do");
         assert!(root.path().join("shared").exists());
@@ -263,8 +277,7 @@ mod tests {
     fn monitoring_goes_with_the_container() {
         let root = root("");
         let group =
-            Group::create(root.path(), &rdt(r#"{"closID": "shared", "enableMonitoring": true}"#), "c1");
-        let group = group.expect("found");
+            create(root.path(), &rdt(r#"{"closID": "shared", "enableMonitoring": true}"#)).expect("found");
         let monitoring = root.path().join("shared/mon_groups/c1");
         assert!(monitoring.is_dir());
         group.remove().expect("removed");

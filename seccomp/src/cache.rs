@@ -4,12 +4,15 @@
 //! what does not fit is compiled again and replaced. The directory and the files belong to the user who
 //! runs us and are closed to all others; a directory that is not is not used.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use oci_spec::runtime::LinuxSeccomp;
+use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::io::Errno;
 
 use crate::{Error, Filter, Instruction, MAX_INSTRUCTIONS, NEW_LISTENER, Unknown, program_from_bytes};
 
@@ -87,19 +90,18 @@ fn store(cache: &Path, name: &str, key: &blake3::Hash, filter: &Filter) -> io::R
     }
     let mut content = filter.flags.to_le_bytes().to_vec();
     content.extend(filter.program.iter().flat_map(|instruction| instruction.to_bytes()));
-    let temporary = cache.join(format!("{name}.{}", std::process::id()));
-    let written = write_new(&temporary, &[digest(key, &content).as_bytes(), &content])
-        .and_then(|()| fs::rename(&temporary, cache.join(name)));
-    if written.is_err() {
-        // Also of one that was killed here and had our process id.
-        let _ = fs::remove_file(&temporary);
+    // It has no name before it is whole, so that one who is killed here leaves nothing.
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(cache)?;
+    file.write_all(digest(key, &content).as_bytes())?;
+    file.write_all(&content)?;
+    let (path, unnamed) = (cache.join(name), format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let link = || linkat(CWD, unnamed.as_str(), CWD, &path, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        // Of no use, or it would have been taken.
+        Err(Errno::EXIST) => fs::remove_file(&path).and_then(|()| Ok(link()?)),
+        linked => Ok(linked?),
     }
-    written
-}
-
-fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    parts.iter().try_for_each(|part| file.write_all(part))
 }
 
 /// Ours, and nobody else may write (a directory) or read and write (a file).

@@ -17,6 +17,8 @@ pub enum Error {
     Create { path: PathBuf, reason: Os },
     #[error("remove cgroup {path}: {reason}", path = path.display())]
     Remove { path: PathBuf, reason: Os },
+    #[error("signal process {pid}: {reason}")]
+    Signal { pid: i32, reason: Os },
     #[error("open {path}: {reason}", path = path.display())]
     Open { path: PathBuf, reason: Os },
     #[error("write {value:?} to {path}: {reason}", path = path.display())]

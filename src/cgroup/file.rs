@@ -101,14 +101,22 @@ pub fn make_dir(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// The directories directly below `dir`: the cgroups nested in it.
-pub fn children(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+/// The directories directly below `dir`: the cgroups nested in it; none of one that is gone.
+pub fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    };
+    list().or_else(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENOTDIR) => Ok(Vec::new()),
+        _ => Err(Error::Read { path: dir.to_owned(), reason: error.into() }),
+    })
 }
 
 impl Error {

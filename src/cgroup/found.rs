@@ -14,8 +14,7 @@ impl Cgroup {
     /// Where a container with this configuration has its cgroup, if it has one. A path that only systemd understands is for
     /// that.
     pub fn of_config(spec: &Spec, id: &str, rootless: bool) -> Option<Self> {
-        let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        let asked = asked.filter(|path| !path.as_os_str().is_empty());
+        let asked = super::asked_path(spec);
         let is_scope = asked.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
         if !is_scope {
             return Some(Self::found(Manager::Cgroupfs, hierarchy::locate(asked, id).ok()?, None));

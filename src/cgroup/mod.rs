@@ -23,6 +23,7 @@ mod tests;
 mod v1;
 mod v2;
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,25 +84,18 @@ struct Pending {
 const DELEGATED: &str = "run.oci.delegate-cgroup";
 
 impl Cgroup {
-    /// Makes the container's cgroup and applies `linux.resources` to it. With an error, nothing that was made
-    /// is left.
-    ///
-    /// Where `rootless` and no `linux.cgroupsPath` asks for a certain place, a hierarchy that may not be written
-    /// is left out; that is an error only where a limit needs it.
+    /// Finds out where the container's cgroup is to be. Nothing is made yet, so that its place can be noted first.
     ///
     /// # Errors
     /// See [`Error`]; each names its file or field.
-    pub fn create(spec: &Spec, id: &str, manager: Manager, rootless: bool) -> Result<Self, Error> {
-        let linux = spec.linux().as_ref();
-        let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let asked = asked.filter(|path| !path.as_os_str().is_empty());
-        let none = LinuxResources::default();
-        let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+    pub fn plan(spec: &Spec, id: &str, manager: Manager, rootless: bool) -> Result<Self, Error> {
+        let asked = asked_path(spec);
+        let resources = asked_resources(spec);
         let owner = delegation::owner(spec);
         let mut cgroup =
             Self { manager, hierarchies: Vec::new(), scope: None, made: Vec::new(), pending: None, owner };
         match manager {
-            Manager::Disabled => match resources::first_limit(resources) {
+            Manager::Disabled => match resources::first_limit(&resources) {
                 Some(field) => return Err(Error::LimitWithoutCgroup { field }),
                 None => return Ok(cgroup),
             },
@@ -114,21 +108,31 @@ impl Cgroup {
                 }
                 cgroup.hierarchies = hierarchy::locate(Some(&Path::new("/").join(scope.directory()?)), id)?;
                 cgroup.scope = Some(scope);
-                cgroup.pending = Some(Pending { resources: systemd::rounded(resources), properties });
+                cgroup.pending = Some(Pending { resources: systemd::rounded(&resources), properties });
             }
-            Manager::Cgroupfs => {
-                let optional = rootless && asked.is_none();
-                let made = hierarchy::locate(asked, id)
-                    .and_then(|hierarchies| cgroup.make(hierarchies, resources, optional))
-                    .and_then(|()| cgroup.limit(resources, rootless, false))
-                    .and_then(|()| cgroup.hand_over(rootless));
-                if let Err(error) = made {
-                    processes::unmake(&cgroup.made);
-                    return Err(error);
-                }
-            }
+            Manager::Cgroupfs => cgroup.hierarchies = hierarchy::locate(asked, id)?,
         }
         Ok(cgroup)
+    }
+
+    /// Makes what was planned and applies `linux.resources` to it; systemd's part comes with the first process. With an
+    /// error, nothing that was made is left.
+    ///
+    /// Where `rootless` and no `linux.cgroupsPath` asks for a certain place, a hierarchy that may not be written
+    /// is left out; that is an error only where a limit needs it.
+    ///
+    /// # Errors
+    /// See [`Error`]; each names its file or field.
+    pub fn make(&mut self, spec: &Spec, rootless: bool) -> Result<(), Error> {
+        if self.manager != Manager::Cgroupfs {
+            return Ok(());
+        }
+        let optional = rootless && asked_path(spec).is_none();
+        let resources = asked_resources(spec);
+        self.make_directories(&resources, optional)
+            .and_then(|()| self.limit(&resources, rootless, false))
+            .and_then(|()| self.hand_over(rootless))
+            .inspect_err(|_| processes::unmake(&self.made))
     }
 
     /// Whether v1 hierarchies hold the container, beside v2 or alone.
@@ -154,7 +158,8 @@ impl Cgroup {
     }
 
     /// Makes a directory in each hierarchy.
-    fn make(&mut self, all: Vec<Hierarchy>, resources: &LinuxResources, optional: bool) -> Result<(), Error> {
+    fn make_directories(&mut self, resources: &LinuxResources, optional: bool) -> Result<(), Error> {
+        let all = std::mem::take(&mut self.hierarchies);
         let pure_v2 = all.iter().all(|hierarchy| hierarchy.version == Version::V2);
         let on_v1: Vec<String> = all.iter().flat_map(|h| h.controllers.iter().cloned()).collect();
         for hierarchy in all {
@@ -270,8 +275,12 @@ impl Cgroup {
     }
 
     /// The v2 directory, for clone3(2)'s `CLONE_INTO_CGROUP`; `None` on v1, and before a systemd scope is there.
-    pub fn into_fd(&self) -> Option<OwnedFd> {
-        open_directory(resources::v2_directory(&self.hierarchies).filter(|_| self.pending.is_none())?)
+    ///
+    /// # Errors
+    /// [`Error::Open`]
+    pub fn into_fd(&self) -> Result<Option<OwnedFd>, Error> {
+        let directory = resources::v2_directory(&self.hierarchies).filter(|_| self.pending.is_none());
+        directory.map(open_directory).transpose()
     }
 
     /// The way into the v1 hierarchies for a process that goes itself, to be opened before it is cloned into
@@ -315,8 +324,11 @@ impl Cgroup {
     }
 
     /// The v2 directory in which a process of the container is, for clone3(2).
-    pub fn beside_fd(&self, other: i32) -> Option<OwnedFd> {
-        open_directory(&self.directory_of(other)?)
+    ///
+    /// # Errors
+    /// [`Error::Open`]
+    pub fn beside_fd(&self, other: i32) -> Result<Option<OwnedFd>, Error> {
+        self.directory_of(other).as_deref().map(open_directory).transpose()
     }
 
     fn directory_of(&self, pid: i32) -> Option<PathBuf> {
@@ -447,8 +459,19 @@ impl Cgroup {
     }
 }
 
-fn open_directory(path: &Path) -> Option<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+fn asked_path(spec: &Spec) -> Option<&Path> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+fn asked_resources(spec: &Spec) -> Cow<'_, LinuxResources> {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    asked.map_or_else(|| Cow::Owned(LinuxResources::default()), Cow::Borrowed)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::Open { path: path.to_owned(), reason: errno.into() })
 }
 
 /// Whether we are in a user namespace, where the kernel lets nobody write device rules.

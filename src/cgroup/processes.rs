@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::file::{children, read, write};
 use super::hierarchy::{Hierarchy, Version};
 use super::resources::{v1_directory, v2_directory};
 use super::{Error, freezer};
+
+/// How many processes are signalled at a time.
+const AT_ONCE: usize = 256;
 
 /// Moves a process into the container's cgroup of one hierarchy.
 pub fn add(hierarchy: &Hierarchy, pid: i32) -> Result<(), Error> {
@@ -97,7 +100,7 @@ fn collect_pids(dir: &Path, pids: &mut Vec<i32>) -> Result<(), Error> {
         }
         Err(error) => return Err(error),
     }
-    children(dir).iter().try_for_each(|child| collect_pids(child, pids))
+    children(dir)?.iter().try_for_each(|child| collect_pids(child, pids))
 }
 
 /// Sends a signal to every process of the container, and leaves none out that appears meanwhile.
@@ -125,16 +128,22 @@ pub fn kill_all(hierarchies: &[Hierarchy], signal: i32) -> Result<(), Error> {
 }
 
 fn signal_each(hierarchies: &[Hierarchy], signal: i32) -> Result<(), Error> {
-    let open = |pid: i32| {
-        let fd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        Some((pid, fd))
-    };
-    let opened: Vec<_> = pids(hierarchies)?.into_iter().filter_map(open).collect();
-    // What ended before it was opened may have left its pid to a stranger: it is not in the list any more.
-    let still = pids(hierarchies)?;
-    for (_, process) in opened.iter().filter(|(pid, _)| still.binary_search(pid).is_ok()) {
-        // Who is gone by now has what was meant for him.
-        let _ = crate::container::signal(process.as_fd(), signal);
+    // There may be more processes than we may have descriptors.
+    for some in pids(hierarchies)?.chunks(AT_ONCE) {
+        let mut opened = Vec::new();
+        for pid in some {
+            match Pid::from_raw(*pid).map_or(Err(Errno::SRCH), |p| pidfd_open(p, PidfdFlags::empty())) {
+                Ok(process) => opened.push((pid, process)),
+                Err(Errno::SRCH) => {}
+                Err(errno) => return Err(Error::Signal { pid: *pid, reason: errno.into() }),
+            }
+        }
+        // What ended before it was opened may have left its pid to a stranger: it is not in the list any more.
+        let still = pids(hierarchies)?;
+        for (pid, process) in opened.iter().filter(|(pid, _)| still.binary_search(pid).is_ok()) {
+            crate::container::signal(process.as_fd(), signal)
+                .map_err(|reason| Error::Signal { pid: **pid, reason })?;
+        }
     }
     Ok(())
 }
@@ -158,7 +167,7 @@ pub fn remove(dir: &Path) -> Result<(), Error> {
             // A read-only mount says so even of what is not there.
             Err(Errno::ROFS) if !dir.exists() => return Ok(()),
             Err(Errno::BUSY) if pause < Duration::from_millis(600) => {
-                for child in children(dir) {
+                for child in children(dir)? {
                     remove_quietly(&child);
                 }
                 match rustix::fs::rmdir(dir) {
@@ -173,7 +182,8 @@ pub fn remove(dir: &Path) -> Result<(), Error> {
 }
 
 fn remove_quietly(dir: &Path) {
-    children(dir).iter().for_each(|child| remove_quietly(child));
+    // Whatever stays keeps the directory above, and that is told.
+    children(dir).iter().flatten().for_each(|child| remove_quietly(child));
     let _ = rustix::fs::rmdir(dir);
 }
 

@@ -21,7 +21,12 @@ fn spec(path: &str, resources: &str) -> Spec {
 }
 
 fn create(path: &str, resources: &str) -> Result<Cgroup, Error> {
-    Cgroup::create(&spec(path, resources), "test", Manager::Cgroupfs, false)
+    create_by(&spec(path, resources), Manager::Cgroupfs)
+}
+
+fn create_by(spec: &Spec, manager: Manager) -> Result<Cgroup, Error> {
+    let mut cgroup = Cgroup::plan(spec, "test", manager, false)?;
+    cgroup.make(spec, false).map(|()| cgroup)
 }
 
 /// Removes the cgroup, and what `create` made above it, however the test ends.
@@ -288,7 +293,7 @@ fn the_kernel_takes_the_bpf_program_and_replaces_it() {
 #[test]
 fn without_cgroups_there_are_no_limits() {
     let spec = |resources: &str| spec("", resources);
-    let create = |resources: &str| Cgroup::create(&spec(resources), "test", Manager::Disabled, false);
+    let create = |resources: &str| create_by(&spec(resources), Manager::Disabled);
     let cgroup = create(r#"{"devices":[{"allow":false,"access":"rwm"}],"pids":{"limit":0}}"#).unwrap();
     cgroup.add(1).unwrap();
     cgroup.remove().unwrap();
@@ -305,7 +310,7 @@ fn without_systemd_its_driver_says_so() {
         eprintln!("skipped: systemd is running");
         return;
     }
-    let error = Cgroup::create(&spec("a.slice:b:c", "{}"), "test", Manager::Systemd, false).unwrap_err();
+    let error = create_by(&spec("a.slice:b:c", "{}"), Manager::Systemd).unwrap_err();
     let message = "systemd not running on this host, cannot use systemd cgroups manager";
     assert_eq!(error.to_string(), message);
 }

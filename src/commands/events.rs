@@ -56,7 +56,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         stats()?;
         return Ok(0);
     }
-    let init = container.state.init.and_then(|init| init.open()).ok_or_else(stopped)?;
+    let init = container.state.init.map_or(Ok(None), |init| init.open())?.ok_or_else(stopped)?;
     let mut oom = cgroup.memory_directory().and_then(|(dir, v2)| OomWatch::new(dir, v2).ok());
     let mut next = Instant::now() + args.interval;
     loop {

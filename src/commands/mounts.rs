@@ -45,8 +45,10 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
     if !config::has_namespace(&spec, LinuxNamespaceType::Mount) {
         return Err(Error::new("the container has no mount namespace of its own"));
     }
-    let init = container.state.init.filter(|init| init.is_alive());
-    let pid = init.ok_or(crate::container::Error::NotRunning)?.pid;
+    let pid = match container.state.init {
+        Some(init) if init.is_alive()? => init.pid,
+        _ => return Err(crate::container::Error::NotRunning.into()),
+    };
     match args.action {
         Action::Add(_) => rootfs::live::add(&spec, &container.state.bundle, pid, &mounts),
         Action::Remove(_) => rootfs::live::remove(pid, &mounts),

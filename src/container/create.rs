@@ -14,7 +14,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use super::delete::remove_directory;
 use super::exec::plan_terminal;
-use super::given::{JoinCgroup, make_cgroup, set_oom_score, set_rlimits};
+use super::given::{JoinCgroup, plan_cgroup, set_oom_score, set_rlimits};
 use super::pidfd::{PidfdSocket, send_to_receiver};
 use super::process::boot_id;
 use super::served::{Request, Served, child_gone, hand_over};
@@ -182,20 +182,27 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     // From here on there are things to undo.
     let directory = make_directory(global, request.id)?;
     undo.directory = Some(directory.clone());
-    let copy = directory.join(CONFIG_FILE);
-    fs::copy(&config_path, &copy).map_err(io_error(&copy))?;
     notify::add(&mut spec, &directory)?;
     let process = config::process(&spec)?;
-    let cgroup = make_cgroup(&spec, request.id, global)?;
-    undo.cgroup.clone_from(&cgroup);
+    let cgroup = plan_cgroup(&spec, request.id, global)?;
     let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
     container.state.no_new_keyring = request.no_new_keyring;
-    if let Some(rdt) = spec.linux().as_ref().and_then(|l| l.intel_rdt().as_ref()) {
-        container.state.intel_rdt = Some(resctrl::Group::create(&resctrl::mount_point()?, rdt, request.id)?);
-        undo.intel_rdt.clone_from(&container.state.intel_rdt);
+    let rdt = spec.linux().as_ref().and_then(|l| l.intel_rdt().as_ref());
+    if let Some(rdt) = rdt {
+        container.state.intel_rdt = Some(resctrl::Group::plan(&resctrl::mount_point()?, rdt, request.id));
     }
+    // Before anything is made outside the directory: should we be killed, `delete --force` finds it by this.
     container.save()?;
     undo.container = Some(container.clone());
+    if let Some(cgroup) = &mut container.state.cgroup {
+        cgroup.make(&spec, global.rootless)?;
+        undo.cgroup = Some(cgroup.clone());
+    }
+    if let (Some(group), Some(rdt)) = (&container.state.intel_rdt, rdt) {
+        group.make(rdt)?;
+        undo.intel_rdt = Some(group.clone());
+    }
+    container.keep_config(&config_path)?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
     // The container's process.
@@ -274,12 +281,13 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
         cgroup.delegate(&spec, pid)?;
     }
     tracing::debug!(pid, "container {}: process is set up", request.id);
+    let gone = || init::Error::ChildGone(String::new());
     // Without a cgroup, nobody who deletes it before this is saved finds the process.
     let turn = match container.state.cgroup.as_ref().and_then(Cgroup::freezer) {
         Some(_) => None,
         None => Some(container.take_turn()?.ok_or(Error::DeletedMeanwhile)?),
     };
-    container.state.init = Process::find(pid);
+    container.state.init = Some(Process::find(pid)?.ok_or_else(gone)?);
     container.save()?;
     drop(turn);
     if let Some(socket) = pidfd_socket {
@@ -290,6 +298,10 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     if let Some(path) = request.pid_file {
         write_pid_file(path, pid)?;
         undo.pid_file = Some(path.to_owned());
+    }
+    if !attended {
+        // From here on it lives without us.
+        ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     }
     undo.keep();
     Ok(Created { container, pid, pidfd, socket: ours, terminal, spec, notify })
@@ -429,12 +441,11 @@ pub(super) fn run_runtime_hooks(spec: &Spec, state: &State, pid: i32) -> Result<
     Ok(moment("createRuntime", Status::Creating).run(hooks.create_runtime().as_ref())?)
 }
 
-/// Writes a pid in decimal, without a newline: containerd takes the file's whole content for the number. By
-/// rename, so that nobody reads half of it.
+/// Writes a pid in decimal, without a newline: containerd takes the file's whole content for the number.
 ///
 /// # Errors
 /// [`Error::PidFile`].
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
-    file::replace(path, pid.to_string().as_bytes())
+    file::publish(path, pid.to_string().as_bytes())
         .map_err(|e| Error::PidFile { path: path.to_owned(), reason: e.into() })
 }

@@ -13,9 +13,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::turn::Turn;
-use super::{Container, Error, Process, STATE_FILE, Status};
+use super::{CONFIG_FILE, Container, Error, Process, STATE_FILE, Status, restore};
 use crate::cgroup::Cgroup;
-use crate::{cgroup, config, hooks, log, resctrl};
+use crate::{cgroup, config, hooks, log, resctrl, wasm};
 
 /// How long a killed container may take to go away: processes in uninterruptible sleep end late.
 const DEATH_SECONDS: u64 = 10;
@@ -91,8 +91,14 @@ impl Container {
                 Some(_) => remove_cgroup(cgroup, !spec.as_ref().is_ok_and(makes_pid_namespace))?,
                 None if self.shares_cgroup() => {}
                 // Its `create` has been killed, or is at work and will fail: whoever is in there came from it.
-                None => remove_cgroup(cgroup, true)?,
+                None if self.directory.join(CONFIG_FILE).exists() => remove_cgroup(cgroup, true)?,
+                // It may not have come to know whether somebody else is in there. A process of its own ends by itself.
+                None => cgroup.remove().unwrap_or_else(|error| tracing::debug!("{error}")),
             }
+        }
+        if self.state.init.is_none() {
+            restore::forget(&self.directory);
+            wasm::sweep();
         }
         self.state.intel_rdt.as_ref().map_or(Ok(()), resctrl::Group::remove)?;
         remove_directory(&self.directory)?;
@@ -125,7 +131,8 @@ pub(super) fn is_others(cgroup: &Cgroup, root: Option<&Path>, id: &str) -> bool 
     let others = super::ids(root).unwrap_or_default();
     others.iter().filter(|other| *other != id).filter_map(|other| Container::load(root, other).ok()).any(
         |other| {
-            other.state.init.is_some_and(Process::is_alive)
+            // One that cannot be looked at is left in peace.
+            other.state.init.is_some_and(|init| init.is_alive().unwrap_or(true))
                 && other.state.cgroup.is_some_and(|theirs| cgroup.holds(&theirs))
         },
     )
@@ -133,9 +140,8 @@ pub(super) fn is_others(cgroup: &Cgroup, root: Option<&Path>, id: &str) -> bool 
 
 /// Kills a container's first process, and waits for its end.
 pub(super) fn end(init: Process, cgroup: Option<&Cgroup>, id: &str) -> Result<(), Error> {
-    let Some(pidfd) = init.open() else { return Ok(()) };
-    let failed = |signal, reason| Error::Kill { signal, pid: init.pid, reason };
-    init.signal(libc::SIGKILL).map_err(|reason| failed(libc::SIGKILL, reason))?;
+    let Some(pidfd) = init.open()? else { return Ok(()) };
+    init.signal(libc::SIGKILL)?;
     let end = Instant::now() + Duration::from_secs(DEATH_SECONDS);
     while Instant::now() < end {
         if let Some(cgroup) = cgroup {
@@ -145,7 +151,7 @@ pub(super) fn end(init: Process, cgroup: Option<&Cgroup>, id: &str) -> Result<()
         match wait(&pidfd) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(errno) => return Err(failed(0, errno.into())),
+            Err(errno) => return Err(Error::Process { pid: init.pid, reason: errno.into() }),
         }
     }
     Err(Error::WillNotDie { id: id.to_owned(), seconds: DEATH_SECONDS })

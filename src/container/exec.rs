@@ -84,7 +84,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let init = container.state.init.ok_or(Error::ExecStopped)?;
     let spec = container.spec()?;
     let process = request.process;
-    let target = init.open().ok_or(Error::ExecStopped)?;
+    let target = init.open()?.ok_or(Error::ExecStopped)?;
     let root = root_of(&spec, init.pid)?;
     let terminal =
         plan_terminal(process.terminal().unwrap_or(false), request.console_socket, request.foreground)?;
@@ -121,7 +121,10 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         let unmapped = |_| Err(init::Error::Unexpected);
         (namespaces::with_helper(enter, 0, &ours, &theirs, unmapped)?, kinds - first)
     } else {
-        let beside = || container.state.cgroup.as_ref()?.beside_fd(init.pid);
+        let beside = || match &container.state.cgroup {
+            Some(cgroup) => Ok(cgroup.beside_fd(init.pid)?),
+            None => Ok(None),
+        };
         let cgroup = cgroup.v2.as_ref().map(AsFd::as_fd);
         (clone_into_pid_namespace(|| join(pid_kind), back.as_ref(), 0, cgroup, beside)?, kinds - pid_kind)
     };

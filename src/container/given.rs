@@ -14,8 +14,8 @@ use crate::cli::Global;
 use crate::error::Os;
 use crate::init;
 
-pub(super) fn make_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
-    let cgroup = Cgroup::create(spec, id, global.cgroup_manager, global.rootless)?;
+pub(super) fn plan_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
+    let cgroup = Cgroup::plan(spec, id, global.cgroup_manager, global.rootless)?;
     // Without one, only limits that were asked for are an error.
     Ok((global.cgroup_manager != cgroup::Manager::Disabled).then_some(cgroup))
 }
@@ -37,7 +37,7 @@ impl JoinCgroup {
     /// Opens the ways in; `cloned` says whether the process can be cloned into a cgroup.
     pub(super) fn open(cgroup: Option<&Cgroup>, cloned: bool, beside: Option<i32>) -> Result<Self, Error> {
         let Some(cgroup) = cgroup else { return Ok(Self::default()) };
-        let v2 = cgroup.into_fd();
+        let v2 = cgroup.into_fd()?;
         let v1 = cgroup.entrance()?;
         // A systemd scope begins with its first process, which the parent names.
         let by_parent = v1.is_none() || (v2.is_some() && !cloned);

@@ -67,7 +67,7 @@ impl Container {
             return Err(error);
         }
         if let (Some(proxy), Some(init)) = (notify, self.state.init)
-            && let Some(pidfd) = init.open()
+            && let Some(pidfd) = init.open()?
         {
             proxy.serve(&pidfd, Some(init.pid))?;
         }
@@ -133,15 +133,13 @@ impl Container {
             return Err(Error::NotRunning);
         }
         let init = self.state.init.ok_or(Error::NotRunning)?;
-        match init.signal(signal) {
-            Ok(true) => {}
-            Ok(false) => return Err(Error::NotRunning),
-            Err(reason) => return Err(Error::Kill { signal, pid: init.pid, reason }),
+        if !init.signal(signal)? {
+            return Err(Error::NotRunning);
         }
         // A frozen process acts on SIGKILL only when it thaws.
         if signal == libc::SIGKILL && status == Status::Paused {
             let thawed = self.cgroup()?.freeze(false);
-            return thawed.or_else(|error| if init.is_alive() { Err(error.into()) } else { Ok(()) });
+            return thawed.or_else(|error| if init.is_alive()? { Err(error.into()) } else { Ok(()) });
         }
         Ok(())
     }
@@ -179,18 +177,16 @@ impl Container {
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
         match &self.state.cgroup {
             Some(cgroup) if cgroup.exists() => Ok(cgroup.pids()?),
-            _ => Ok(self.family().iter().map(|process| process.pid).collect()),
+            _ => Ok(self.family()?.iter().map(|process| process.pid).collect()),
         }
     }
 
     /// The processes, as far as they can be told without a cgroup.
-    fn family(&self) -> Vec<Process> {
-        if self.is_of_another_boot() {
-            return Vec::new();
-        }
-        let mut family = self.state.init.map_or_else(Vec::new, |init| init.family(self.has_own_pids()));
+    fn family(&self) -> Result<Vec<Process>, Error> {
+        let init = self.state.init.filter(|_| !self.is_of_another_boot());
+        let mut family = init.map_or_else(|| Ok(Vec::new()), |init| init.family(self.has_own_pids()))?;
         family.sort_unstable_by_key(|process| process.pid);
-        family
+        Ok(family)
     }
 
     /// Sends a signal to every process; false if there is nothing that could hold any.
@@ -201,10 +197,9 @@ impl Container {
                 Ok(true)
             }
             _ => {
-                let family = self.family();
+                let family = self.family()?;
                 for process in &family {
-                    let failed = |reason| Error::Kill { signal, pid: process.pid, reason };
-                    process.signal(signal).map_err(failed)?;
+                    process.signal(signal)?;
                 }
                 Ok(!family.is_empty())
             }

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::Os;
-use crate::file::Replacement;
+use crate::file::{self, Replacement};
 use crate::resctrl;
 
 pub use checkpoint::Checkpoint;
@@ -98,6 +98,8 @@ pub enum Error {
     ExecStopped,
     #[error("sending signal {signal} to process {pid}: {reason}")]
     Kill { signal: i32, pid: i32, reason: Os },
+    #[error("looking for process {pid}: {reason}")]
+    Process { pid: i32, reason: Os },
     #[error("the container has no cgroup")]
     NoCgroup,
     #[error(transparent)]
@@ -247,6 +249,14 @@ impl Container {
     /// [`Error::Io`].
     pub fn save(&self) -> Result<(), Error> {
         self.prepare(STATE_FILE, &self.state)?.commit()
+    }
+
+    /// Keeps the bundle's configuration. That is done when the container has its cgroup, so that whoever finds it here knows
+    /// that nobody else is in that; without it, the cgroup is only a plan.
+    fn keep_config(&self, path: &Path) -> Result<(), Error> {
+        let copy = self.directory.join(CONFIG_FILE);
+        let bytes = fs::read(path).map_err(io_error(path))?;
+        file::publish(&copy, &bytes).map_err(io_error(&copy))
     }
 
     /// The configuration the container was created from, with the changes that `update` made to its

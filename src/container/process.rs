@@ -1,11 +1,18 @@
 //! A process named so that another one with its pid is never taken for it.
+//!
+//! "Gone" is only what the kernel says is gone: a process that cannot be looked at, for want of memory or descriptors, is
+//! an error, or a container would be removed under its feet.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
+use super::{Error, io_error};
 use crate::error::Os;
 
 /// A pid together with the process's start time, in clock ticks since boot: field 22 of proc_pid_stat(5).
@@ -20,58 +27,75 @@ pub struct Process {
 
 impl Process {
     /// The process that has this pid now; `None` when there is none, or only a zombie.
-    pub fn find(pid: i32) -> Option<Self> {
-        let found = read(pid)?;
-        (!found.is_dead()).then_some(found.process)
+    ///
+    /// # Errors
+    /// [`Error::Process`].
+    pub fn find(pid: i32) -> Result<Option<Self>, Error> {
+        Ok(read(pid)?.filter(|found| !found.is_dead()).map(|found| found.process))
     }
 
     /// Whether this very process still runs. A zombie does not.
-    pub fn is_alive(self) -> bool {
-        Self::find(self.pid) == Some(self)
+    ///
+    /// # Errors
+    /// [`Error::Process`].
+    pub fn is_alive(self) -> Result<bool, Error> {
+        Ok(Self::find(self.pid)? == Some(self))
     }
 
     /// Whether it has ended, or is about to: its namespaces go before it does.
-    pub fn is_ending(self) -> bool {
-        read(self.pid).is_none_or(|found| found.process != self || found.is_dead() || found.exiting)
+    ///
+    /// # Errors
+    /// [`Error::Process`].
+    pub fn is_ending(self) -> Result<bool, Error> {
+        Ok(read(self.pid)?.is_none_or(|found| found.process != self || found.is_dead() || found.exiting))
     }
 
     /// A descriptor of this very process: opened first and compared after, so that a pid reused in between
     /// is noticed. `None` when the process is gone.
-    pub fn open(self) -> Option<OwnedFd> {
-        let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
-        self.is_alive().then_some(pidfd)
+    ///
+    /// # Errors
+    /// [`Error::Process`].
+    pub fn open(self) -> Result<Option<OwnedFd>, Error> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(self.is_alive()?.then_some(pidfd)),
+            // EINVAL is of a thread that is not its process's first.
+            Err(Errno::SRCH | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(Error::Process { pid: self.pid, reason: errno.into() }),
+        }
     }
 
     /// Sends a signal, given by number, to this very process; `Ok(false)` when it is gone.
     ///
     /// # Errors
-    /// Those of pidfd_send_signal(2), other than ESRCH.
-    pub fn signal(self, number: i32) -> Result<bool, Os> {
-        match self.open() {
-            Some(pidfd) => signal(pidfd.as_fd(), number),
-            None => Ok(false),
-        }
+    /// [`Error::Process`]; [`Error::Kill`] with what pidfd_send_signal(2) says, other than ESRCH.
+    pub fn signal(self, number: i32) -> Result<bool, Error> {
+        let failed = |reason| Error::Kill { signal: number, pid: self.pid, reason };
+        self.open()?.map_or(Ok(false), |pidfd| signal(pidfd.as_fd(), number).map_err(failed))
     }
 
     /// The processes of a container that has no cgroup to list them, this one, its first, among them: those of its pid
     /// namespace, if that is its own; else this process's descendants, as far as their ancestors are still there.
-    pub fn family(self, own_pid_namespace: bool) -> Vec<Self> {
-        let all: Vec<(Self, i32)> = fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?))
-            .filter(|found| !found.is_dead())
-            .map(|found| (found.process, found.parent))
-            .collect();
+    ///
+    /// # Errors
+    /// [`Error::Io`] of /proc, [`Error::Process`].
+    pub fn family(self, own_pid_namespace: bool) -> Result<Vec<Self>, Error> {
+        let path = Path::new("/proc");
+        let mut all: Vec<(Self, i32)> = Vec::new();
+        for entry in fs::read_dir(path).map_err(io_error(path))? {
+            let name = entry.map_err(io_error(path))?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let alive = read(pid)?.filter(|found| !found.is_dead());
+            all.extend(alive.map(|found| (found.process, found.parent)));
+        }
         if !all.iter().any(|(process, _)| *process == self) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         if own_pid_namespace {
             let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
             let own = namespace(self.pid);
             let inside = |(process, _): &(Self, i32)| own.is_some() && namespace(process.pid) == own;
-            return all.into_iter().filter(inside).map(|(process, _)| process).collect();
+            return Ok(all.into_iter().filter(inside).map(|(process, _)| process).collect());
         }
         let mut family = vec![self];
         let mut next = 0;
@@ -79,7 +103,7 @@ impl Process {
             family.extend(all.iter().filter(|(_, of)| *of == parent.pid).map(|(process, _)| *process));
             next += 1;
         }
-        family
+        Ok(family)
     }
 }
 
@@ -123,8 +147,17 @@ impl Stat {
 }
 
 /// The process that has this pid now.
-fn read(pid: i32) -> Option<Stat> {
-    parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+fn read(pid: i32) -> Result<Option<Stat>, Error> {
+    let failed = |e: io::Error| Error::Process { pid, reason: e.into() };
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // Gone before it was opened, or while it was read.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    // The command's name may be anything.
+    let found = parse_stat(pid, &String::from_utf8_lossy(&stat));
+    found.map(Some).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
 }
 
 /// The second field is the command's name in parentheses, and may itself hold anything.
@@ -154,11 +187,11 @@ mod tests {
 
     #[test]
     fn a_pid_with_another_start_time_is_another_process() {
-        let me = Process::find(std::process::id().cast_signed()).expect("we run");
-        assert!(me.is_alive());
+        let me = Process::find(std::process::id().cast_signed()).expect("read").expect("we run");
+        assert!(me.is_alive().expect("read"));
         let other = Process { start_time: me.start_time + 1, ..me };
-        assert!(!other.is_alive());
-        assert!(other.open().is_none());
+        assert!(!other.is_alive().expect("read"));
+        assert!(other.open().expect("read").is_none());
         assert_eq!(me.signal(0).ok(), Some(true));
     }
 
@@ -166,21 +199,22 @@ mod tests {
     fn a_family_is_found_without_a_cgroup() {
         let mut child =
             std::process::Command::new("sh").args(["-c", "sleep 1000 & wait"]).spawn().expect("sh");
-        let first = Process::find(child.id().cast_signed()).expect("it runs");
+        let first = Process::find(child.id().cast_signed()).expect("read").expect("it runs");
+        let family = |own| first.family(own).expect("read");
         for _ in 0..500 {
-            if first.family(false).len() == 2 {
+            if family(false).len() == 2 {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        assert_eq!(first.family(false).len(), 2);
+        assert_eq!(family(false).len(), 2);
         // We share its pid namespace.
-        let all = first.family(true);
+        let all = family(true);
         assert!(all.contains(&first) && all.iter().any(|p| p.pid == std::process::id().cast_signed()));
-        for process in first.family(false) {
+        for process in family(false) {
             process.signal(libc::SIGKILL).expect("killed");
         }
         child.wait().expect("ended");
-        assert!(first.family(false).is_empty());
+        assert!(family(false).is_empty());
     }
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::checkpoint::DESCRIPTORS;
 use super::create::{Undo, find_rootfs, make_directory, new_state, run_runtime_hooks, write_pid_file};
 use super::exec::plan_terminal;
-use super::given::make_cgroup;
+use super::given::plan_cgroup;
 use super::{CONFIG_FILE, Container, Error, Process, io_error};
 use crate::cli::Global;
 use crate::criu::external::{self, add_mount};
@@ -86,13 +86,15 @@ fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Resto
     // From here on there are things to undo.
     let directory = make_directory(global, request.id)?;
     undo.directory = Some(directory.clone());
-    let copy = directory.join(CONFIG_FILE);
-    fs::copy(&config_path, &copy).map_err(io_error(&copy))?;
-    let cgroup = make_cgroup(&spec, request.id, global)?;
-    undo.cgroup.clone_from(&cgroup);
+    let cgroup = plan_cgroup(&spec, request.id, global)?;
     let mut container = Container { directory, state: new_state(&spec, request.id, bundle, rootfs, cgroup) };
     container.save()?;
     undo.container = Some(container.clone());
+    if let Some(cgroup) = &mut container.state.cgroup {
+        cgroup.make(&spec, global.rootless)?;
+        undo.cgroup = Some(cgroup.clone());
+    }
+    container.keep_config(&config_path)?;
 
     let opts = request.options.request(&directories, criu::config_annotation(&container.state.annotations));
     let mut opts = request.fill(opts);
@@ -102,7 +104,7 @@ fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Resto
     let streams = saved_streams(&images.join(DESCRIPTORS))?;
     external::inherit_streams(&mut opts, &streams);
     let _namespaces = external::join_namespaces(&mut opts, &spec).map_err(|(path, e)| io_error(&path)(e))?;
-    let root = Root::mount(&container.state.rootfs, &global.root.join(".criu").join(request.id))?;
+    let root = Root::mount(&container.state.rootfs, &Root::place(&container.directory))?;
     opts.root = Some(root.0.display().to_string());
 
     let session = Session::start()?;
@@ -125,7 +127,7 @@ fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Resto
         Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).and_then(|p| pidfd_open(p, PidfdFlags::empty()));
     let pidfd =
         pidfd.map_err(|e| Error::Io { path: PathBuf::from(format!("process {pid}")), reason: e.into() })?;
-    container.state.init = Process::find(pid);
+    container.state.init = Some(Process::find(pid)?.ok_or(Error::ExecStopped)?);
     container.save()?;
     container.note_time_namespace(spec, pid)?;
     if let Some(path) = request.pid_file {
@@ -233,6 +235,12 @@ fn cgroup_roots(pid: i32) -> Result<Vec<Cgroup_root>, Error> {
 struct Root(PathBuf);
 
 impl Root {
+    /// Beside the container's directory.
+    fn place(directory: &Path) -> PathBuf {
+        let id = directory.file_name().unwrap_or_default();
+        directory.with_file_name(".criu").join(id)
+    }
+
     fn mount(rootfs: &Path, place: &Path) -> Result<Self, Error> {
         let failed = |errno: rustix::io::Errno| Error::Io { path: place.to_owned(), reason: Os::from(errno) };
         criu::make_directory(place).map_err(io_error(place))?;
@@ -241,6 +249,11 @@ impl Root {
         mount_bind_recursive(rootfs, place).map_err(failed)?;
         Ok(Self(place.to_owned()))
     }
+}
+
+/// Takes back what a killed `restore` left outside the directory of its container.
+pub(super) fn forget(directory: &Path) {
+    drop(Root(Root::place(directory)));
 }
 
 impl Drop for Root {

@@ -72,9 +72,11 @@ impl Served<'_> {
     }
 }
 
-/// A message could not be sent because the process is gone; it may have said why.
+/// A message could not be sent. If that is because the process is gone, it may have said why.
 pub(super) fn child_gone(socket: &Socket, error: init::Error) -> Error {
-    match socket.receive() {
+    let is_gone =
+        matches!(&error, init::Error::Sync(os) if matches!(os.errno(), Some(libc::EPIPE | libc::ECONNRESET)));
+    match if is_gone { socket.receive() } else { Ok(None) } {
         Ok(Some(Message::Failed(text))) => init::Error::Reported(text).into(),
         _ => error.into(),
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Container, Error, Process, process};
+use super::{Container, Error, io_error, process};
 use crate::cgroup::Cgroup;
 
 /// The states of runtime.md, and `paused` as every runtime adds it.
@@ -39,12 +39,14 @@ impl Container {
     /// The state the container is in at this moment.
     ///
     /// # Errors
-    /// [`Error::Cgroup`] when its freezer cannot be read.
+    /// [`Error::Process`] and [`Error::Io`] when its init and its fifo cannot be looked at, [`Error::Cgroup`] when its
+    /// freezer cannot be read.
     pub fn status(&self) -> Result<Status, Error> {
         let Some(init) = self.state.init else { return Ok(Status::Creating) };
         // The fifo goes away at the moment a container is started, and otherwise only after its init: so this is asked first.
-        let waits = self.fifo().exists();
-        if !init.is_alive() {
+        let fifo = self.fifo();
+        let waits = fifo.try_exists().map_err(io_error(&fifo))?;
+        if !init.is_alive()? {
             return Ok(Status::Stopped);
         }
         let frozen = self.state.cgroup.as_ref().map_or(Ok(None), Cgroup::freezer_state)?;
@@ -69,7 +71,8 @@ impl Container {
         match self.reload() {
             Err(error @ Error::NotFound) => Some(error),
             Ok(now) => {
-                let ending = now.state.init.is_none_or(Process::is_ending) || self.is_of_another_boot();
+                let ending = now.state.init.is_none_or(|init| init.is_ending().unwrap_or(false))
+                    || self.is_of_another_boot();
                 ending.then_some(Error::NotRunning)
             }
             Err(_) => None,

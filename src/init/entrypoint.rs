@@ -74,7 +74,9 @@ fn find(name: &str, environment: &[String], choice: Choice) -> Result<Entrypoint
         let directory = if directory.is_empty() { "." } else { directory };
         match probe(&format!("{}/{name}", directory.trim_end_matches('/')), choice) {
             Ok(found) => return Ok(found),
-            Err(errno @ Errno::ACCESS) => refused = Some(errno),
+            Err(errno @ (Errno::ACCESS | Errno::IO | Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+                refused = Some(errno);
+            }
             // Whatever else is wrong with this directory, the next may have it.
             Err(_) => {}
         }
@@ -94,11 +96,17 @@ fn probe(path: &str, choice: Choice) -> Result<Entrypoint, Errno> {
     // A module is read, not executed, so it needs no x bit; images often carry it without.
     if choice != Choice::Native && regular {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        if let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) {
-            let is_wasm = wasm::sniff(file.as_fd()).is_ok_and(|kind| kind != Kind::NotWasm);
-            if is_wasm || choice == Choice::Wasm {
-                return Ok(Entrypoint { path: path.to_owned(), module: Some(File::from(file)) });
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => {
+                let kind =
+                    wasm::sniff(file.as_fd()).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+                if kind != Kind::NotWasm || choice == Choice::Wasm {
+                    return Ok(Entrypoint { path: path.to_owned(), module: Some(File::from(file)) });
+                }
             }
+            // A program need not be readable.
+            Err(Errno::ACCESS | Errno::PERM | Errno::TXTBSY) => {}
+            Err(errno) => return Err(errno),
         }
     }
     rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;

@@ -176,6 +176,7 @@ pub fn container(
     socket: Socket,
 ) -> Result<std::convert::Infallible, Error> {
     let Container { spec, state, .. } = container;
+    scene::die_with_parent(true)?;
     // Nothing that the engine left open may reach the program, beyond what it asked for.
     scene::close_on_exec(program.preserve_fds)?;
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
@@ -185,6 +186,8 @@ pub fn container(
     let labels = Labels::open(program.process)?;
     if container.namespaces.change_user() {
         namespaces::become_root()?;
+        // Another user has other parents.
+        scene::die_with_parent(true)?;
     }
     container.namespaces.enter()?;
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;

@@ -150,7 +150,7 @@ impl Namespaces {
             let join = || if self.change_user() { self.join_with_user() } else { self.join_pid() };
             return with_helper(join, self.new, ours, theirs, map_ids);
         }
-        clone_into_pid_namespace(|| self.join_pid(), self.back.as_ref(), self.new, cgroup, || None)
+        clone_into_pid_namespace(|| self.join_pid(), self.back.as_ref(), self.new, cgroup, || Ok(None))
     }
 
     /// What is left to enter for the new process itself, once its ids are mapped and it is in its cgroup.
@@ -302,11 +302,11 @@ pub fn clone_into_pid_namespace(
     back: Option<&WayBack>,
     new: u32,
     cgroup: Option<BorrowedFd<'_>>,
-    other: impl FnOnce() -> Option<OwnedFd>,
+    other: impl FnOnce() -> Result<Option<OwnedFd>, Error>,
 ) -> Result<Cloned, Error> {
     enter()?;
     let cloned = match clone3(new, cgroup) {
-        Err(reason) if reason.errno() == Some(libc::EBUSY) => match other() {
+        Err(reason) if reason.errno() == Some(libc::EBUSY) => match other()? {
             Some(other) => clone3(new, Some(other.as_fd())),
             None => Err(reason),
         },

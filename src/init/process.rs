@@ -73,6 +73,9 @@ pub fn become_program(
         None => (entrypoint::Program::Nothing, arguments),
     };
 
+    if first.is_some() {
+        scene::die_with_parent(false)?;
+    }
     // Before the filter, which may forbid it. From here on an error ends the process at once, for there are owners of what
     // is closed.
     let fifo = first.and_then(|container| container.fifo.as_ref());
@@ -94,6 +97,10 @@ pub fn become_program(
     if let Err(error) = settled {
         super::fail(&error, Some(&socket));
     }
+    // A parent that ends without this word has not noted who we are, and nobody would find us.
+    if let Err(error) = socket.await_continue() {
+        super::fail(&error, Some(&socket));
+    }
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
     let socket = match fifo {
         Some(fifo) => {
@@ -103,10 +110,7 @@ pub fn become_program(
             }
             None
         }
-        None => {
-            socket.await_continue()?;
-            Some(socket)
-        }
+        None => Some(socket),
     };
     if let Some(container) = first
         && let Some(hooks) = container.spec.hooks()

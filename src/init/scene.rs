@@ -8,11 +8,20 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::sync::{Message, Socket};
 use super::{Error, Terminal};
 use crate::console;
 use crate::error::Os;
+
+/// Whether the kernel kills this process when its parent ends: a container that is only half made must not outlive the
+/// runtime, and waits for hooks and mounts where it cannot see its end. The kernel forgets it when our ids change
+/// (PR_SET_PDEATHSIG(2const)); from there on we wait for nothing but the parent.
+pub fn die_with_parent(yes: bool) -> Result<(), Error> {
+    set_parent_process_death_signal(yes.then_some(Signal::KILL))
+        .map_err(|e| Error::step("set the parent death signal", e))
+}
 
 /// Marks every descriptor past those of the program to be closed by its exec: close_range(2).
 pub fn close_on_exec(preserve_fds: u32) -> Result<(), Error> {

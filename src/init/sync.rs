@@ -147,8 +147,8 @@ impl Socket {
             let mut parts = [IoSliceMut::new(&mut buffer)];
             match recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) => break message.bytes,
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Ok(None),
+                // The other side has ended without reading all that we sent. What it sent before is there still.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Error::Sync(errno.into())),
             }
         };

@@ -10,9 +10,9 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::Error;
+use crate::program;
 
 /// No line of the compiler's is longer.
 const LONGEST_MESSAGE: u64 = 4096;
@@ -85,7 +85,7 @@ fn run(compiler: &Path, input: File, output: &File, message: &File, bar: bool) -
     } else {
         command.stderr(Stdio::from(message.try_clone()?));
     }
-    let parent = rustix::process::getpid();
+    program::end_with_us(&mut command);
     // SAFETY: only system calls are made between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -93,11 +93,6 @@ fn run(compiler: &Path, input: File, output: &File, message: &File, bar: bool) -
             let mut none = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-            // Nobody waits for the artifact once we are gone; and we may be gone already.
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            if rustix::process::getppid() != Some(parent) {
-                return Err(Errno::SRCH.into());
-            }
             if let Some(fd) = inherited {
                 rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(fd), rustix::io::FdFlags::empty())?;
             }

@@ -191,6 +191,13 @@ pub fn warm(cache: &Cache, module: BorrowedFd<'_>, name: &str, progress: bool) -
     artifact(&find_program(COMPILER)?, Some(cache), module, name, progress, Origin::Container(None))
 }
 
+/// Removes what killed compilations have left in the cache.
+pub fn sweep() {
+    if let Some(cache) = default_cache() {
+        cache.sweep();
+    }
+}
+
 fn default_cache() -> Option<Cache> {
     match Directory::open_default() {
         Ok(directory) => Some(Cache::new(directory)),
