@@ -11,7 +11,7 @@ PROGRAMS   := coracle coracle-wasmc coracle-wasi
 
 export CORACLE_LIBEXEC := $(LIBEXEC)
 
-.PHONY: help setup build demo test bench test-vm install uninstall clean distclean
+.PHONY: help setup build demo test bench test-faults test-vm install uninstall clean distclean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -46,6 +46,13 @@ bench: ## Measure start times against crun and runc (as root, on an idle machine
 	@scripts/setup build demo test
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench
+
+test-faults: ## Kill and fail every system call of create, start, exec and delete, and start containers by the thousand (as root)
+	@scripts/setup build demo test
+	@$(MAKE) --no-print-directory build
+	@CORACLE_FULL=1 CORACLE_FAULTS="$(abspath $(TARGET_DIR))/faults.md" $(CARGO) test --locked --no-fail-fast \
+		-p coracle-integration --test faults --test races --test load --test load_podman
+	@sed -i -e '/<!-- faults -->/,/<!-- end -->/{//!d}' -e '/<!-- faults -->/r $(TARGET_DIR)/faults.md' docs/reliability.md
 
 test-vm: ## Run the tests that need cgroup v2 and systemd in a virtual machine
 	@test -x vm-image/test-vm/run || { echo "vm-image/test-vm/run is not there" >&2; exit 1; }

@@ -232,10 +232,7 @@ pub trait Run {
 
 impl Run for Command {
     fn job(&mut self) -> Result<Job> {
-        let mut what = self.get_program().to_string_lossy().into_owned();
-        for arg in self.get_args() {
-            let _ = write!(what, " {}", arg.to_string_lossy());
-        }
+        let what = what(self);
         let stdout = tempfile::tempfile()?;
         let stderr = tempfile::tempfile()?;
         let child = self
@@ -251,6 +248,15 @@ impl Run for Command {
         file.write_all_at(stdin, 0)?;
         self.stdin(Stdio::from(file)).finish()
     }
+}
+
+/// The command line, for messages.
+pub(crate) fn what(command: &Command) -> String {
+    let mut what = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        let _ = write!(what, " {}", arg.to_string_lossy());
+    }
+    what
 }
 
 /// Polls until `condition` holds.

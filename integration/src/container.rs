@@ -128,21 +128,10 @@ impl<'h> Container<'h> {
     /// The runtime cannot be started, or hangs.
     pub fn try_create(&mut self, flags: &[&str]) -> Result<Finished> {
         self.save()?;
-        let pid_file = self.bundle.join("init.pid");
-        let mut command = self.host.runtime();
+        let mut command = self.create_command(flags);
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         // Not `finish`: these two files are the container's standard streams and outlive `create`.
-        let mut child = command
-            .arg("create")
-            .arg("--bundle")
-            .arg(&self.bundle)
-            .arg("--pid-file")
-            .arg(&pid_file)
-            .args(flags)
-            .arg(&self.id)
-            .stdout(stdout.try_clone()?)
-            .stderr(stderr.try_clone()?)
-            .spawn()?;
+        let mut child = command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?).spawn()?;
         let ended = wait_pid(Pid::from_child(&child), Duration::from_secs(60))?;
         if !ended {
             child.kill()?;
@@ -156,10 +145,33 @@ impl<'h> Container<'h> {
         };
         ensure!(ended, "create hangs: {done}");
         self.output = Some((stdout, stderr));
-        // No file when it failed; the parse is strict because engines' parsers are.
-        self.init =
-            fs::read_to_string(&pid_file).ok().map(|pid| pid.parse()).transpose().context("pid file")?;
+        self.note_init()?;
         Ok(done)
+    }
+
+    /// The command line of `create`, for a configuration that has been saved. [`Container::note_init`] follows.
+    #[must_use]
+    pub fn create_command(&self, flags: &[&str]) -> Command {
+        let mut command = self.host.runtime();
+        command.arg("create").arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(self.pid_file());
+        command.args(flags).arg(&self.id);
+        command
+    }
+
+    /// Takes note of the first process, if the pid file names one.
+    ///
+    /// # Errors
+    /// There is something else in it: the parse is strict because engines' parsers are.
+    pub fn note_init(&mut self) -> Result<()> {
+        let pid = fs::read_to_string(self.pid_file()).ok();
+        self.init = pid.map(|pid| pid.parse()).transpose().context("pid file")?;
+        Ok(())
+    }
+
+    /// The file that `create` writes the first process's pid to.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.bundle.join("init.pid")
     }
 
     /// `create`, successful and silent.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process, set_child_subreaper};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -163,6 +163,26 @@ impl Host {
             }
         }
         Ok(found)
+    }
+
+    /// Takes note of the end of this host's processes that nobody waits for any more, because who did was killed: as long
+    /// as one has not been reaped, the init of its pid namespace cannot end.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn reap_orphans(&self) -> Result<()> {
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            let status = read("status");
+            let is_ours = status.contains(&format!("\nPPid:\t{}\n", std::process::id()));
+            if is_ours && status.contains("\nState:\tZ") && read("cgroup").contains(self.name()) {
+                let _ = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+            }
+        }
+        Ok(())
     }
 
     /// Fails when anything is left of this host's containers.

@@ -14,6 +14,8 @@ mod container;
 mod containerd;
 mod docker;
 mod engine;
+#[cfg(target_arch = "x86_64")]
+pub mod fault;
 mod guest;
 mod host;
 mod image;
