@@ -280,6 +280,45 @@ fn another_containers_cgroup_is_left_alone() -> Result<()> {
     host.is_clean()
 }
 
+/// A command that holds a container and does not come to its end cannot keep it for ever.
+#[test]
+fn a_command_that_hangs() -> Result<()> {
+    let host = Host::new()?;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        let mut c = host.container(&["sleep", "1000"])?;
+        c.create()?.start()?;
+        let holder = File::open(directory(&c))?;
+        rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive)?;
+        all.push((c, holder));
+    }
+    let lines: [(&str, &[&str], &[&str]); 5] = [
+        ("delete", &["--force"], &[]),
+        ("kill", &["--all"], &["KILL"]),
+        ("delete", &[], &[]),
+        ("pause", &[], &[]),
+        ("update", &["--pids-limit=50"], &[]),
+    ];
+    let jobs =
+        all.iter().zip(lines).map(|((c, _), (verb, flags, more))| c.verb_with(verb, flags).args(more).job());
+    let mut jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let ends = jobs.iter_mut().map(|job| job.wait()).collect::<Result<Vec<_>>>()?;
+    for (number, end) in ends.into_iter().enumerate() {
+        // Those that end it go on.
+        match number {
+            0 | 1 => drop(end.ok()?),
+            _ => drop(one_line(end)?.fails_with("another command has been changing the container")?),
+        }
+    }
+    all[0].0.wait_exit()?;
+    all[1].0.wait_exit()?;
+    for (c, holder) in all {
+        drop(holder);
+        c.delete()?;
+    }
+    host.is_clean()
+}
+
 /// What cannot be printed is an error, and no more than that.
 #[test]
 fn standard_output_is_full() -> Result<()> {
