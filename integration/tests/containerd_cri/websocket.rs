@@ -61,8 +61,10 @@ impl Stream {
                 self.stdout.drain(..at + needle.len());
                 return Ok(());
             }
-            if !self.read().with_context(|| format!("no {needle:?} in {:?}", self.stdout))? {
-                bail!("the stream ended before {needle:?}: {:?}, {:?}", self.stdout, self.stderr);
+            let more = self.read();
+            if !matches!(more, Ok(true)) {
+                let Stream { stdout, stderr, status, .. } = self;
+                bail!("no {needle:?} but {more:?}: {stdout:?}, {stderr:?}, status {status:?}");
             }
         }
     }
