@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command::{Run, command};
+use crate::command::{Run, command, eventually};
 use crate::container::Container;
 use crate::coracle;
 
@@ -231,10 +230,14 @@ pub(crate) fn remove_cgroup(path: &str) {
     for dir in Host::cgroup_dirs(path) {
         for dir in descendants(&dir).iter().rev() {
             let _ = fs::write(dir.join("freezer.state"), "THAWED");
-            for pid in pids_in(dir).into_iter().filter_map(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-                let _ = crate::command::wait_pid(pid, Duration::from_secs(5));
-            }
+            // Read anew each time: killing one may end others, and then their numbers are soon somebody else's.
+            let _ = eventually("the end of a cgroup's processes", || {
+                let pids = pids_in(dir);
+                for pid in pids.iter().copied().filter_map(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                Ok(pids.is_empty())
+            });
             let _ = fs::remove_dir(dir);
         }
     }

@@ -42,6 +42,9 @@ int main(int argc, char **argv) {
             printf("sleeping\n");
             struct timespec t = {1000, 0};
             nanosleep(&t, NULL);
+        } else if (!strcmp(word, "nap")) {
+            struct timespec t = {0, 300000000};
+            nanosleep(&t, NULL);
         } else if (!strcmp(word, "spin")) {
             printf("spinning\n");
             for (volatile int n = 0;; n++) {}
