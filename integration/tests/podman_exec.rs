@@ -122,7 +122,7 @@ fn attach_and_detach_a_terminal() -> Result<()> {
         terminal.type_in("end\r")?;
         terminal.expect("got end")?;
         assert_eq!(terminal.wait()?.0, 0);
-        assert_eq!(engine.inspect(name, "{{.State.ExitCode}}")?, "5");
+        engine.do_podman(&["wait", name])?.ok()?.prints("5")?;
     }
     engine.is_clean()
 }
@@ -143,7 +143,7 @@ fn attach_without_a_terminal() -> Result<()> {
         assert!(done.stderr.starts_with(if name == "n" { "end" } else { "to stderr" }), "{done}");
         engine.do_podman(&["logs", name])?.ok()?.prints("typed")?;
         // podman 4.3's attach ends with 0, whatever the runtime.
-        assert_eq!(engine.inspect(name, "{{.State.ExitCode}}")?, "5");
+        engine.do_podman(&["wait", name])?.ok()?.prints("5")?;
     }
     // Signals of the one who is attached go to the container.
     let trap = "trap 'exit 9' TERM; while :; do echo tick; sleep 0.05; done";
@@ -152,6 +152,6 @@ fn attach_without_a_terminal() -> Result<()> {
     attach.expect("tick")?;
     attach.signal(Signal::TERM)?;
     attach.wait()?.ok()?;
-    assert_eq!(engine.inspect("s", "{{.State.ExitCode}}")?, "9");
+    engine.do_podman(&["wait", "s"])?.ok()?.prints("9")?;
     engine.is_clean()
 }
