@@ -13,8 +13,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Proces
 use serde::de::DeserializeOwned;
 
 use crate::error::Os;
-use crate::init::{personality, scheduling};
-use crate::{labels, resctrl};
+use crate::init::{identity, personality, scheduling};
+use crate::{labels, log, resctrl};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +37,28 @@ pub fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'stat
     Error::Wrong { field, value: value.to_string(), problem }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and warns of capabilities that nobody knows.
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::Parse`] with the field that could not be understood.
 pub fn read(path: &Path) -> Result<Spec, Error> {
-    let mut spec: Spec = read_json(path)?;
+    read_spec(path, warn_of_unknown)
+}
+
+/// Reads the copy that a container keeps of its configuration: everything was said when it was created.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_again(path: &Path) -> Result<Spec, Error> {
+    read_spec(path, |_| ())
+}
+
+fn read_spec(path: &Path, unknown: fn(&[String])) -> Result<Spec, Error> {
+    let mut spec: Spec = read_json(path, unknown)?;
     if let Some(mut resources) = spec.linux().as_ref().and_then(|linux| linux.resources().clone())
         && resources.hugepage_limits().iter().flatten().any(|limit| limit.page_size().is_empty())
     {
-        let json: serde_json::Value = read_json(path)?;
+        let json: serde_json::Value = read_json(path, |_| ())?;
         complete_page_sizes(&mut resources, &json["linux"]["resources"]);
         if let Some(linux) = spec.linux_mut() {
             linux.set_resources(Some(resources));
@@ -72,7 +84,7 @@ fn complete_page_sizes(resources: &mut LinuxResources, json: &serde_json::Value)
 /// # Errors
 /// As [`read`].
 pub fn read_process(path: &Path) -> Result<Process, Error> {
-    read_json(path)
+    read_json(path, warn_of_unknown)
 }
 
 /// Reads a list of mounts, config.md's "mounts" as a file of its own.
@@ -80,10 +92,15 @@ pub fn read_process(path: &Path) -> Result<Process, Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_mounts(path: &Path) -> Result<Vec<Mount>, Error> {
-    read_json(path)
+    read_json(path, |_| ())
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+fn warn_of_unknown(capabilities: &[String]) {
+    log::warn(&identity::unavailable(capabilities));
+}
+
+/// `unknown` is told of capabilities that are left out because nobody knows them.
+fn read_json<T: DeserializeOwned>(path: &Path, unknown: fn(&[String])) -> Result<T, Error> {
     let bytes = fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
     let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes)) {
         Ok(value) => return Ok(value),
@@ -95,7 +112,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
         reason: error.into_inner(),
     };
     let Ok(mut value) = serde_json::from_slice(&bytes) else { return Err(failed(error)) };
-    lenient::rewrite(&mut value);
+    let left_out = lenient::rewrite(&mut value);
+    if !left_out.is_empty() {
+        unknown(&left_out);
+    }
     serde_path_to_error::deserialize(value).map_err(failed)
 }
 

@@ -5,17 +5,16 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::init::identity;
-use crate::log;
-
 /// Names of the specification (config.md, "process.scheduler") that oci-spec spells otherwise.
 const FLAGS: [(&str, &str); 2] = [
     ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
     ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
 ];
 
-/// Rewrites a configuration, or a process alone, so that it can be read, if that is how it is wrong.
-pub fn rewrite(config: &mut Value) {
+/// Rewrites a configuration, or a process alone, so that it can be read, if that is how it is wrong. Returns the
+/// capabilities that are left out.
+pub fn rewrite(config: &mut Value) -> Vec<String> {
+    let mut unknown = Vec::new();
     let whole = config.get("ociVersion").is_some();
     if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
         // A profile that says nothing is none.
@@ -29,7 +28,7 @@ pub fn rewrite(config: &mut Value) {
         }
     }
     let process = if whole { config.get_mut("process") } else { Some(config) };
-    let Some(process) = process.and_then(Value::as_object_mut) else { return };
+    let Some(process) = process.and_then(Value::as_object_mut) else { return unknown };
     if process.get("user").is_none_or(Value::is_null) {
         process.insert("user".into(), json!({"uid": 0, "gid": 0}));
     }
@@ -37,7 +36,6 @@ pub fn rewrite(config: &mut Value) {
         process.get_mut(key).and_then(Value::as_object_mut).map(std::mem::take)
     };
     if let Some(mut sets) = object(process, "capabilities") {
-        let mut unknown = Vec::new();
         for names in sets.values_mut().filter_map(Value::as_array_mut) {
             names.retain(|name| {
                 let left_out = name.as_str().filter(|name| !is_capability(name));
@@ -47,9 +45,6 @@ pub fn rewrite(config: &mut Value) {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        if !unknown.is_empty() {
-            log::warn(&identity::unavailable(&unknown));
-        }
         process.insert("capabilities".into(), sets.into());
     }
     if let Some(flags) = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")?.as_array_mut()) {
@@ -73,6 +68,7 @@ pub fn rewrite(config: &mut Value) {
         }
         process.insert("execCPUAffinity".into(), affinity.into());
     }
+    unknown
 }
 
 fn is_capability(name: &str) -> bool {
@@ -92,7 +88,7 @@ mod tests {
             "execCPUAffinity": {"initial": " 0 - 1,,2 ", "final": ""}});
         assert!(serde_json::from_value::<Process>(process.clone()).is_err());
         let mut config = json!({"ociVersion": "1.0.0", "process": process.clone(), "linux": {"seccomp": {}}});
-        rewrite(&mut process);
+        assert_eq!(rewrite(&mut process), ["CAP_OF_THE_FUTURE"]);
         let process: Process = serde_json::from_value(process).expect("a process");
         let bounding = process.capabilities().as_ref().and_then(|c| c.bounding().as_ref());
         assert_eq!(bounding.map(|set| set.len()), Some(1));

@@ -265,7 +265,7 @@ impl Container {
     /// # Errors
     /// [`Error::Config`].
     pub fn spec(&self) -> Result<Spec, Error> {
-        Ok(crate::config::read(&self.directory.join(CONFIG_FILE))?)
+        Ok(crate::config::read_again(&self.directory.join(CONFIG_FILE))?)
     }
 
     /// Writes another configuration beside the saved one, without the changes coming true yet.

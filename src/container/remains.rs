@@ -104,7 +104,7 @@ impl Remains {
         let state = state.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
         let mut found = if state["id"] == id { Self::of_state(&state) } else { Self::default() };
         found.cgroup = found.cgroup.and_then(Cgroup::on_this_host).or_else(|| {
-            let spec = config::read(&directory.join(CONFIG_FILE)).ok()?;
+            let spec = config::read_again(&directory.join(CONFIG_FILE)).ok()?;
             Cgroup::of_config(&spec, id, global.rootless)?.on_this_host()
         });
         found
