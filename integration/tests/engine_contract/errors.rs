@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Host, reap, wat};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::caller::{Caller, Done};
 use crate::readers::{self, Gone};
@@ -40,16 +40,18 @@ fn by_docker(message: &str, program: &str) -> (Option<i32>, i32) {
 
 #[test]
 fn programs_that_cannot_be_executed() -> Result<()> {
-    for (program, words, code) in [
+    let programs = [
         ("nosuch", "exec: \"nosuch\": executable file not found in $PATH", 127),
         ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory", 127),
         ("/etc", "exec: \"/etc\": permission denied", 126),
         ("/etc/passwd", "exec: \"/etc/passwd\": permission denied", 126),
-    ] {
-        for engine in ENGINES {
-            let host = Host::new()?;
+    ];
+    for engine in ENGINES {
+        let host = Host::new()?;
+        let mut caller = Caller::new(engine, &host, &[])?;
+        for (program, words, code) in programs {
+            caller.container.config["process"]["args"] = json!([program]);
             for line in plain(engine, Verb::Create) {
-                let mut caller = Caller::new(engine, &host, &[program])?;
                 let (done, _) = caller.try_create(line)?;
                 let message = fails(&caller, line, &done, 1, words)?;
                 assert_eq!(readers::podman(&message), code, "{message}");
@@ -57,7 +59,9 @@ fn programs_that_cannot_be_executed() -> Result<()> {
                 assert_eq!(by_docker(&message, program), (Some(code), code), "{message}");
                 host.is_clean()?;
             }
-            let running = Caller::running(engine, &host, &["sleep", "1000"])?;
+        }
+        let running = Caller::running(engine, &host, &["sleep", "1000"])?;
+        for (program, words, code) in programs {
             for line in plain(engine, Verb::Exec) {
                 fs::remove_file(running.file("pid")).ok();
                 running.process_file(&[program], |_| ())?;
@@ -121,12 +125,11 @@ fn an_id_in_use() -> Result<()> {
     for engine in ENGINES {
         let host = Host::new()?;
         let first = Caller::running(engine, &host, &["sleep", "1000"])?;
+        let mut second = Caller::new(engine, &host, &["true"])?;
+        second.container.id.clone_from(&first.container.id);
         for line in plain(engine, Verb::Create) {
-            let mut second = Caller::new(engine, &host, &["true"])?;
-            let own = std::mem::replace(&mut second.container.id, first.container.id.clone());
             let (done, _) = second.try_create(line)?;
             fails(&second, line, &done, 1, "container with given ID already exists")?;
-            second.container.id = own;
         }
         assert_eq!(first.state()?["status"], "running", "the first one must not notice");
     }
@@ -183,15 +186,17 @@ fn statuses_that_a_verb_does_not_take() -> Result<()> {
 fn capabilities_that_are_not_held() -> Result<()> {
     let host = Host::new()?;
     for engine in ENGINES {
+        let mut caller = Caller::new(engine, &host, &[])?;
+        for set in ["bounding", "effective", "permitted"] {
+            let all = caller.container.config["process"]["capabilities"][set].as_array_mut();
+            all.context("capabilities")?.extend(["CAP_SYS_RESOURCE", "CAP_OF_THE_FUTURE"].map(Value::from));
+        }
         for line in plain(engine, Verb::Create) {
-            let create = |program: &str| -> Result<Done> {
-                let mut caller = Caller::new(engine, &host, &[program])?;
-                for set in ["bounding", "effective", "permitted"] {
-                    let all = caller.container.config["process"]["capabilities"][set].as_array_mut();
-                    let more = ["CAP_SYS_RESOURCE", "CAP_OF_THE_FUTURE"].map(serde_json::Value::from);
-                    all.context("capabilities")?.extend(more);
-                }
-                Ok(caller.try_create(line)?.0)
+            let mut create = |program: &str| -> Result<Done> {
+                caller.container.config["process"]["args"] = json!([program]);
+                let (done, _) = caller.try_create(line)?;
+                caller.silently(&format!("{}delete --force ID", root(engine)))?;
+                Ok(done)
             };
             let (done, failed) = (create("true")?, create("nosuch")?);
             if done.has_log() {
@@ -206,6 +211,28 @@ fn capabilities_that_are_not_held() -> Result<()> {
     Ok(())
 }
 
+/// What CRI-O and the kubelet give a sandbox, and pods of the class Guaranteed. It takes CAP_SYS_RESOURCE.
+#[test]
+fn an_oom_score_below_the_engines_own() -> Result<()> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:\t")).context("CapEff")?;
+    let held = u64::from_str_radix(held, 16)? & 1 << 24 != 0;
+    let host = Host::new()?;
+    for engine in [Engine::Crio, Engine::Containerd] {
+        for line in plain(engine, Verb::Create) {
+            let mut caller = Caller::new(engine, &host, &["true"])?;
+            caller.container.config["process"]["oomScoreAdj"] = json!(-998);
+            let (done, _) = caller.try_create(line)?;
+            if held {
+                done.silent()?;
+            } else {
+                fails(&caller, line, &done, 1, "/oom_score_adj: permission denied")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn systemds_cgroups_without_systemd() -> Result<()> {
     if Path::new("/run/systemd/system").exists() {
@@ -213,9 +240,9 @@ fn systemds_cgroups_without_systemd() -> Result<()> {
     }
     let host = Host::new()?;
     for engine in ENGINES {
+        let mut caller = Caller::new(engine, &host, &["true"])?;
+        caller.container.config["linux"]["cgroupsPath"] = json!("machine.slice:foo:deadbeef");
         for line in plain(engine, Verb::Create) {
-            let mut caller = Caller::new(engine, &host, &["true"])?;
-            caller.container.config["linux"]["cgroupsPath"] = json!("machine.slice:foo:deadbeef");
             let line = format!("--systemd-cgroup {line}");
             let (done, _) = caller.try_create(&line)?;
             let words = "systemd not running on this host, cannot use systemd cgroups manager";
