@@ -146,16 +146,20 @@ fn publish(row: Row) -> Result<()> {
         write!(table, "| {case} | {calls} |")?;
         for (_, Tally { killed, errors, ignored: without }) in tallies {
             match (killed, without.values().sum::<usize>()) {
-                (0, count) => write!(table, " {errors} errors, {count} without consequence |")?,
+                (0, count) => write!(table, " {errors} / {count} |")?,
                 (killed, 0) => write!(table, " {killed} |")?,
-                (killed, count) => write!(table, " {killed}, {count} without consequence |")?,
+                (killed, count) => write!(table, " {killed} / {count} |")?,
             }
             without.iter().for_each(|(call, count)| *ignored.entry(call).or_default() += count);
         }
         table.push('\n');
     }
     let ignored: Vec<_> = ignored.iter().map(|(call, count)| format!("{call} {count}")).collect();
-    write!(table, "\nWithout consequence: {}.\n", ignored.join(", "))?;
+    write!(
+        table,
+        "\nCalls, then how many kills; or how many errors / failures without consequence. The latter were of: {}.\n",
+        ignored.join(", ")
+    )?;
     Ok(fs::write(path, table)?)
 }
 
