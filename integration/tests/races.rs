@@ -23,7 +23,7 @@ const CREATE: &[&str] = &["create", "--bundle", "BUNDLE", "--pid-file", "PID-FIL
 
 /// How often each race is run.
 fn rounds() -> u32 {
-    if std::env::var_os("CORACLE_FULL").is_some() { 400 } else { 24 }
+    if std::env::var_os("CORACLE_FULL").is_some() { 400 } else { 17 }
 }
 
 /// Where a container is when the race begins.
