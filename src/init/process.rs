@@ -85,7 +85,9 @@ pub fn become_program(
         if let entrypoint::Program::Handler { program, artifact } = &target {
             keep.extend([program.as_fd(), artifact.as_fd()]);
         }
-        scene::close_others(program.preserve_fds, &keep)?;
+        if let Err(error) = scene::close_others(program.preserve_fds, &keep) {
+            super::fail(&error, Some(&socket));
+        }
     }
     let settled = drop_privileges(&program, &identity, &socket).and_then(|warnings| {
         missing
