@@ -1,8 +1,9 @@
 //! Podman and buildah with the runtime under test, in a storage of their own.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -19,20 +20,23 @@ use crate::{coracle, repository};
 /// directory. Dropping it removes its containers and pods.
 pub struct Engine {
     host: Host,
+    /// A second storage, which is only read.
+    images: Option<PathBuf>,
 }
 
 impl Engine {
-    /// Sets podman up, with the image `native` (busybox).
+    /// Sets podman up, with the images `native` (busybox), `hello` and `show`, each of these one module and nothing else.
     ///
     /// # Errors
-    /// podman is not installed or does not work.
+    /// podman is not installed or does not work, or a module cannot be compiled.
     pub fn new() -> Result<Engine> {
-        let engine = Engine { host: Host::new()? };
+        Self::with_store(Some(images()?))
+    }
+
+    fn with_store(images: Option<PathBuf>) -> Result<Engine> {
+        let engine = Engine { host: Host::new()?, images };
         engine.configure(|packaged| packaged)?;
         fs::write(engine.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
-        let root = engine.path().join("native");
-        busybox_root(&root)?;
-        engine.import("native", &root, &[])?;
         Ok(engine)
     }
 
@@ -93,6 +97,9 @@ impl Engine {
             .arg("--runroot")
             .arg(self.path().join("run"))
             .args(["--storage-driver", "overlay"]);
+        if let Some(images) = &self.images {
+            command.arg(format!("--storage-opt=overlay.imagestore={}", images.display()));
+        }
         command
     }
 
@@ -124,17 +131,6 @@ impl Engine {
     /// It cannot be started, or hangs.
     pub fn do_podman(&self, args: &[&str]) -> Result<Finished> {
         self.podman().args(args).finish()
-    }
-
-    /// As [`Engine::new`], with the images `hello` and `show`, each one module and nothing else.
-    ///
-    /// # Errors
-    /// As [`Engine::new`]; or a module cannot be compiled.
-    pub fn with_modules() -> Result<Engine> {
-        let engine = Engine::new()?;
-        engine.wasm_image("hello", &guest::wat("hello")?)?;
-        engine.wasm_image("show", &guest::c("show")?)?;
-        Ok(engine)
     }
 
     /// What `podman inspect` shows of a container in this format.
@@ -249,6 +245,34 @@ impl Engine {
         })
         .with_context(|| format!("left behind: {:#?}", self.host.leftovers()))
     }
+}
+
+/// A storage with the images of every engine, made once and kept beside the test programs as the guests are.
+fn images() -> Result<PathBuf> {
+    // The compiled guests have their digests in their names.
+    let (hello, show) = (guest::wat("hello")?, guest::c("show")?);
+    let mut hasher = DefaultHasher::new();
+    (fs::read("/bin/busybox").context("/bin/busybox")?, &hello, &show).hash(&mut hasher);
+    let directory = guest::directory()?;
+    let store = directory.join(format!("images-{:016x}", hasher.finish()));
+    if !store.exists() {
+        let maker = Engine::with_store(None)?;
+        let root = maker.path().join("native");
+        busybox_root(&root)?;
+        maker.import("native", &root, &[])?;
+        maker.wasm_image("hello", &hello)?;
+        maker.wasm_image("show", &show)?;
+        // podman's mount of its own storage.
+        unmount_below(maker.path());
+        let half = tempfile::Builder::new().prefix("half").tempdir_in(&directory)?;
+        command("cp").arg("-a").arg(maker.path().join("storage")).arg(half.path()).finish()?.ok()?;
+        match fs::rename(half.path().join("storage"), &store) {
+            // Somebody else has been quicker.
+            Err(_) if store.exists() => {}
+            renamed => renamed.with_context(|| store.display().to_string())?,
+        }
+    }
+    Ok(store)
 }
 
 impl Drop for Engine {

@@ -60,14 +60,20 @@ fn run(mut compiler: Command) -> Result<()> {
     compiler.finish()?.ok().map(drop)
 }
 
+/// The directory of what is made once, beside the test programs.
+pub(crate) fn directory() -> Result<PathBuf> {
+    let dir = std::env::current_exe()?.parent().context("test program without a directory")?.join("guests");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
 fn build(source: &Path, compile: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     fs::read(source).with_context(|| source.display().to_string())?.hash(&mut hasher);
     let stem = source.file_stem().context("guest without a name")?.to_string_lossy();
-    let dir = std::env::current_exe()?.parent().context("test program without a directory")?.join("guests");
+    let dir = directory()?;
     let compiled = dir.join(format!("{stem}-{:016x}.wasm", hasher.finish()));
     if !compiled.exists() {
-        fs::create_dir_all(&dir)?;
         let half = tempfile::Builder::new().prefix("half").tempdir_in(&dir)?;
         let output = half.path().join("out.wasm");
         compile(source, &output).with_context(|| format!("compile {}", source.display()))?;

@@ -98,7 +98,7 @@ fn native_builds_and_containers() -> Result<()> {
 
 #[test]
 fn builds_with_modules() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let context = context(&engine, "")?;
     fs::copy(wat("hello")?, context.join("hello.wasm"))?;
     let module = "FROM scratch\nCOPY hello.wasm /\nENTRYPOINT [\"/hello.wasm\"]\n";

@@ -11,7 +11,7 @@ const AT_ONCE: usize = 16;
 fn short_containers_leave_nothing() -> Result<()> {
     // podman takes a third of a second of processor time for each.
     let containers = if std::env::var_os("CORACLE_FULL").is_some() { 1000 } else { 60 };
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let one = |n: usize| -> Result<()> {
         let native = ["-i", "native", "sh", "-c", "read word; echo $word; exit 3"];
         let (image, code) = if n.is_multiple_of(2) {

@@ -7,7 +7,7 @@ use coracle_integration::{Engine, Run, command, coracle, words};
 
 #[test]
 fn the_names_of_the_runtime() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let run = |runtime: &str, line: &str| {
         let mut podman = engine.podman_by_default();
         podman.args(["--runtime", runtime, "run", "--rm"]).args(words(line)).finish()
@@ -33,7 +33,7 @@ fn the_names_of_the_runtime() -> Result<()> {
 
 #[test]
 fn the_default_runtime() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let default = |engine: &Engine| -> Result<String> {
         let format = "--format={{.Host.OCIRuntime.Name}} {{.Host.OCIRuntime.Path}}";
         Ok(engine.podman_by_default().args(["info", format]).finish()?.ok()?.stdout)

@@ -45,7 +45,7 @@ fn exec() -> Result<()> {
 
 #[test]
 fn exec_in_a_module_of_a_module_and_of_a_program() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let hello = wat("hello")?;
     let files = [format!("{}:/hello.wasm:ro", hello.display()), "/bin/busybox:/busybox:ro".into()];
     engine.start(&["--name", "c", "-v", &files[0], "-v", &files[1], "-e", "A=1", "show", "tick"])?;
@@ -65,7 +65,7 @@ fn exec_in_a_module_of_a_module_and_of_a_program() -> Result<()> {
 
 #[test]
 fn terminals() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let script = "tty; stty size; read x; echo got $x; exit 5";
     let mut terminal = Terminal::spawn(&mut engine.run(&["-it", "native", "sh", "-c", script]))?;
     terminal.expect("/dev/pts/0")?;
@@ -98,7 +98,7 @@ fn terminals() -> Result<()> {
 
 #[test]
 fn attach_and_detach_a_terminal() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let native = ["native", "sh", "-c", "while read x; do echo got $x; test $x = end && exit 5; done"];
     for (name, image) in [("n", native.as_slice()), ("w", &["show", "line", "line", "line", "5"])] {
         engine.start(&[&["-it", "--name", name], image].concat())?;
@@ -129,7 +129,7 @@ fn attach_and_detach_a_terminal() -> Result<()> {
 
 #[test]
 fn attach_without_a_terminal() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     // Standard input stays open when somebody goes, and its end arrives.
     let script = ["native", "sh", "-c", "cat; echo end >&2; exit 5"];
     for (name, image) in [("n", script.as_slice()), ("w", &["show", "stdin", "stderr", "5"])] {

@@ -47,7 +47,7 @@ fn detached_logs_inspect_stop() -> Result<()> {
 
 #[test]
 fn stopping_and_restarting() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let code = |name: &str| engine.inspect(name, "{{.State.ExitCode}}");
     // Its own signal; one that does not listen is killed when the time is over; a module obeys at once.
     let usr1 = "trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done";
@@ -85,7 +85,7 @@ fn stopping_and_restarting() -> Result<()> {
 
 #[test]
 fn init_start_wait_and_the_container_as_files() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let create = |name: &str, image: &[&str]| {
         engine.podman().args(["create", "--name", name]).args(engine.common()).args(image).finish()?.ok()
     };
@@ -128,7 +128,7 @@ fn init_start_wait_and_the_container_as_files() -> Result<()> {
 
 #[test]
 fn pause_top_stats_and_update() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let looping = ["native", "sh", "-c", "while :; do sleep 0.01; done"];
     for (name, image, command) in
         [("n", looping.as_slice(), "sleep"), ("w", &["show", "tick"], "/main.wasm tick")]
@@ -158,7 +158,7 @@ fn pause_top_stats_and_update() -> Result<()> {
 
 #[test]
 fn restart_policies() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let state = "{{.RestartCount}} {{.State.ExitCode}} {{.State.Status}}";
     let script = ["native", "sh", "-c", "echo run; exit 3"];
     for (name, image) in [("n", script.as_slice()), ("w", &["show", "stderr", "3"])] {
@@ -189,7 +189,7 @@ fn restart_policies() -> Result<()> {
 
 #[test]
 fn health() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     // Without systemd nothing runs the check by itself.
     let flags = "--health-interval=disable --health-retries=2 --health-start-period=0s";
     engine.start(
@@ -219,7 +219,7 @@ fn health() -> Result<()> {
 
 #[test]
 fn readiness() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let path = engine.path().join("n.sock");
     let socket = UnixDatagram::bind(&path)?;
     socket.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -265,7 +265,7 @@ fn readiness() -> Result<()> {
 
 #[test]
 fn checkpoint_and_restore() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     engine.start(&words("--name w show tick"))?;
     engine.start(&[
         "--name",

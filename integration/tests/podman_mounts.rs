@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use coracle_integration::{Engine, Run, wat, words};
+use coracle_integration::{Engine, Run, busybox_root, c, wat, words};
 
 /// A directory on the host for containers, with a file in it.
 fn directory(engine: &Engine, name: &str) -> Result<String> {
@@ -17,7 +17,7 @@ fn directory(engine: &Engine, name: &str) -> Result<String> {
 
 #[test]
 fn volumes() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let dir = directory(&engine, "volume")?;
     let run = |volume: &str, image: &[&str]| engine.run(&["-v", volume]).args(image).finish();
     let (plain, read_only) = (format!("{dir}:/data"), format!("{dir}:/data:ro"));
@@ -70,13 +70,15 @@ fn volumes() -> Result<()> {
 
 #[test]
 fn other_mounts() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
+    // podman mounts no image of a second storage.
+    engine.wasm_image("own", &c("show")?)?;
     let dir = directory(&engine, "source")?;
     let bind = format!("type=bind,src={dir},dst=/bind,ro=true,bind-propagation=rslave");
     let flags = [
         "--mount=type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0710",
         "--mount=type=devpts,dst=/pts",
-        "--mount=type=image,src=localhost/show,dst=/image",
+        "--mount=type=image,src=localhost/own,dst=/image",
         "--mount=type=volume,src=of-mount,dst=/volume",
         "--tmpfs=/scratch:size=1m,noexec",
         "--mount",
@@ -100,7 +102,7 @@ fn other_mounts() -> Result<()> {
 
 #[test]
 fn roots() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let shell =
         |flags: &str, script: &str| engine.run(&words(flags)).args(["native", "sh", "-c", script]).finish();
     shell("--read-only", "touch /tmp/f /run/f /dev/shm/f; touch /f")?
@@ -114,6 +116,7 @@ fn roots() -> Result<()> {
 
     // A directory as the root: changed, or below a layer that is thrown away.
     let root = engine.path().join("native");
+    busybox_root(&root)?;
     let rootfs =
         |root: &str, script: &str| engine.run(&["--rootfs", root]).args(["sh", "-c", script]).finish();
     let path = root.to_string_lossy().into_owned();
@@ -121,7 +124,10 @@ fn roots() -> Result<()> {
     ensure!(!root.join("made").exists(), "the root has been changed");
     rootfs(&path, "echo made > /made")?.ok()?;
     ensure!(root.join("made").exists(), "the root has not been changed");
-    let module = engine.path().join("show.root").to_string_lossy().into_owned();
+    let module = engine.path().join("module");
+    fs::create_dir(&module)?;
+    fs::copy(c("show")?, module.join("main.wasm"))?;
+    let module = module.to_string_lossy().into_owned();
     engine
         .run(&["--rootfs", &module, "/main.wasm", "touch=/f", "3"])
         .finish()?

@@ -25,7 +25,7 @@ fn shared(engine: &Engine, one: &str, other: &str) -> Result<Vec<&'static str>> 
 
 #[test]
 fn a_pod_with_a_native_and_a_wasm_container() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let create = |more: &str| {
         let parent = engine.cgroup_parent();
         engine.podman().args(["pod", "create", &parent, "--network=none"]).args(words(more)).finish()?.ok()
@@ -112,7 +112,7 @@ spec:
 
 #[test]
 fn kubernetes_files() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let file = engine.path().join("pod.yaml");
     fs::write(&file, POD)?;
     let file = file.to_string_lossy().into_owned();
@@ -155,7 +155,7 @@ fn kubernetes_files() -> Result<()> {
 
 #[test]
 fn namespaces_of_another_container() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let maps = words("--uidmap 0:100000:5000 --gidmap 0:100000:5000 --ipc=shareable");
     engine.start(&[words("--name plain --ipc=shareable"), words("native sleep 1000")].concat())?;
     engine.start(&[maps, words("--name mapped native sleep 1000")].concat())?;
@@ -185,7 +185,7 @@ fn namespaces_of_another_container() -> Result<()> {
 
 #[test]
 fn user_namespaces() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let maps = words("--uidmap 0:100000:5000 --gidmap 0:100000:5000");
     let script = "id -u; tr -s ' ' < /proc/self/uid_map; touch /f && stat -c %u /f";
     engine.run(&maps).args(["native", "sh", "-c", script]).finish()?.ok()?.prints("0\n 0 100000 5000\n0")?;
@@ -215,7 +215,7 @@ fn user_namespaces() -> Result<()> {
 /// Where a container of a pod is in the tree of cgroups: podman keeps all of them in the pod's.
 #[test]
 fn a_pods_cgroup() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let parent = engine.cgroup_parent();
     let pod = engine
         .podman()

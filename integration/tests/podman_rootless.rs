@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use coracle_integration::{Engine, Finished, Run, after, command, coracle, eventually, words};
+use coracle_integration::{
+    Engine, Finished, Run, after, busybox_root, c, command, coracle, eventually, words,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 const USER: u32 = 64_321;
@@ -18,7 +20,7 @@ struct User {
 
 impl User {
     fn new() -> Result<User> {
-        let engine = Engine::with_modules()?;
+        let engine = Engine::new()?;
         let home = engine.path().join("home");
         for directory in ["home/bin", "r", "etc", "work"] {
             fs::create_dir_all(engine.path().join(directory))?;
@@ -51,18 +53,14 @@ impl User {
             .finish()?
             .ok()?;
         let user = User { engine, home };
-        for (image, root, change) in
-            [("native", "native", "CMD [\"/bin/sh\"]"), ("show", "show.root", "ENTRYPOINT [\"/main.wasm\"]")]
-        {
+        let roots = user.engine.path();
+        busybox_root(&roots.join("native"))?;
+        fs::create_dir(roots.join("show"))?;
+        fs::copy(c("show")?, roots.join("show/main.wasm"))?;
+        for (image, change) in [("native", "CMD [\"/bin/sh\"]"), ("show", "ENTRYPOINT [\"/main.wasm\"]")] {
             let archive = user.home.join("image.tar");
-            command("tar")
-                .arg("-C")
-                .arg(user.engine.path().join(root))
-                .arg("-cf")
-                .arg(&archive)
-                .arg(".")
-                .finish()?
-                .ok()?;
+            let root = user.engine.path().join(image);
+            command("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").finish()?.ok()?;
             user.done(&["import", "--change", change, &archive.to_string_lossy(), image])?.ok()?;
         }
         Ok(user)

@@ -7,7 +7,7 @@ use coracle_integration::{Engine, Run, after, eventually, words};
 
 #[test]
 fn run_and_its_exit_code() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     engine.run(&["native", "echo", "hello"]).finish()?.ok()?.prints("hello")?;
     engine.run(&["native", "sh", "-c", "exit 7"]).finish()?.exits(7)?;
     engine.run(&["native", "sh", "-c", "kill -9 $$; sleep 1; exit 3"]).finish()?.exits(3)?;
@@ -46,7 +46,7 @@ fn from_scratch_with_one_static_program() -> Result<()> {
 
 #[test]
 fn what_a_process_is_given() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let flags = "--user 1000:1000 --group-add 7 --hostname boat --env A=b --tz Asia/Tokyo \
                  --umask 0027 --sysctl kernel.msgmax=4096 --shm-size 1m --oom-score-adj 100 --env-host \
                  --ulimit nofile=321:322 --ulimit nproc=1000:1000 --personality LINUX32 --device /dev/null:/dev/mine --cap-drop all";
@@ -74,7 +74,7 @@ fn what_a_process_is_given() -> Result<()> {
 
 #[test]
 fn descriptors_secrets_and_the_pid_file() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let given = engine.path().join("given");
     fs::write(&given, "of the host\n")?;
     engine.do_podman(&["secret", "create", "s", &given.to_string_lossy()])?.ok()?;
@@ -98,7 +98,7 @@ fn descriptors_secrets_and_the_pid_file() -> Result<()> {
 
 #[test]
 fn security_options() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let status = |flags: &str, field: &str| -> Result<String> {
         let flags = [words(flags), vec!["native", "grep", field, "/proc/self/status"]].concat();
         Ok(engine.run(&flags).finish()?.ok()?.stdout.trim().to_owned())
@@ -133,7 +133,7 @@ fn security_options() -> Result<()> {
 
 #[test]
 fn an_init_before_the_program() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let script = ["--init", "native", "sh", "-c", "cat /proc/1/comm; exit 5"];
     engine.run(&script).finish()?.exits(5)?.prints("podman-init")?;
     // Signals pass it, and nothing stays a zombie.
@@ -165,7 +165,7 @@ fn cgroup_of(pid: &str) -> Result<String> {
 
 #[test]
 fn cgroup_modes() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let own = cgroup_of("self")?;
     let (host, parent) = (engine.host().name(), engine.cgroup_parent());
     let caller = format!("/{host}/caller");
@@ -218,7 +218,7 @@ const ENTER: &str = r#"
 
 #[test]
 fn many_at_once() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let mut jobs = Vec::new();
     for n in 0..8 {
         let code = n.to_string();
@@ -237,7 +237,7 @@ fn many_at_once() -> Result<()> {
 /// `--rm` has the engine delete the container from two sides: the program ends while somebody removes it by force.
 #[test]
 fn containers_that_end_while_they_are_removed() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     for round in 0..2 {
         let mut jobs = Vec::new();
         for n in 0..4 {

@@ -9,7 +9,7 @@ const HELLO: &str = "hello from a module";
 
 #[test]
 fn with_the_annotation_and_without() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     engine.run(&["--annotation", "run.oci.handler=wasm", "hello"]).finish()?.ok()?.prints(HELLO)?;
     engine
         .run(&["--annotation", "module.wasm.image/variant=compat", "hello"])
@@ -22,7 +22,7 @@ fn with_the_annotation_and_without() -> Result<()> {
 
 #[test]
 fn an_image_with_the_annotation_in_its_manifest() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let from = engine.buildah().args(["from", "--pull-never", "localhost/hello"]).finish()?.ok()?;
     let container = from.stdout.trim().to_owned();
     engine
@@ -38,7 +38,7 @@ fn an_image_with_the_annotation_in_its_manifest() -> Result<()> {
 
 #[test]
 fn arguments_environment_streams_and_exit_code() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let done = engine
         .run(&["-i", "-e", "A=b", "show", "args", "env", "stdin", "stderr", "7"])
         .finish_with(b"typed\n")?
@@ -51,7 +51,7 @@ fn arguments_environment_streams_and_exit_code() -> Result<()> {
 
 #[test]
 fn the_memory_limit_kills_the_guest() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     engine.wasm_image("hog", &wat("hog")?)?;
     engine.run(&["--memory", "48m", "--memory-swap", "48m", "hog"]).finish()?.exits(137)?;
     engine.is_clean()
@@ -59,7 +59,7 @@ fn the_memory_limit_kills_the_guest() -> Result<()> {
 
 #[test]
 fn what_cannot_be_run() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let component = engine.path().join("component.wasm");
     fs::write(&component, b"\0asm\x0d\0\x01\0")?;
     engine.wasm_image("component", &component)?;
@@ -77,7 +77,7 @@ fn what_cannot_be_run() -> Result<()> {
 /// An engine restarts what crashed; it has to see the difference between a trap and an exit.
 #[test]
 fn a_trap_is_134() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     engine.wasm_image("trap", &wat("trap-unreachable")?)?;
     engine.run(&["trap"]).finish()?.exits(134)?.fails_with("unreachable")?;
     engine.is_clean()
@@ -85,7 +85,7 @@ fn a_trap_is_134() -> Result<()> {
 
 #[test]
 fn the_handler_is_all_that_runs() -> Result<()> {
-    let engine = Engine::with_modules()?;
+    let engine = Engine::new()?;
     let id = engine.start(&["--name", "c", "show", "tick"])?;
     let pid = engine.inspect("c", "{{.State.Pid}}")?;
     engine.logged("c", "ticking")?;
