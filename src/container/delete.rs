@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::remains::{ASIDE, forget_aside, set_aside};
 use super::turn::Turn;
 use super::{CONFIG_FILE, Container, Error, Process, STATE_FILE, Status, restore};
 use crate::cgroup::Cgroup;
@@ -37,6 +38,9 @@ impl Container {
             None => return Err(Error::NotFound),
             Some(now) => now?,
         };
+        // A `create` that is at work could make process and cgroup behind our back. Once it cannot save them any more, it
+        // fails, and takes them back itself.
+        let now = if force && now.state.init.is_none() { now.set_aside() } else { now };
         match now.status() {
             Ok(Status::Stopped) => {}
             // As with runc, a container that was never started needs no force. Whoever removes the fifo has his way: we, or a
@@ -52,7 +56,20 @@ impl Container {
             Ok(status) => return Err(Error::NotStopped { id: now.state.id, status }),
             Err(error) => return Err(error),
         }
-        now.remove(turn.flatten())
+        now.remove(&self.directory, turn.flatten())
+    }
+
+    /// The container under a name that is no container's, with what it had become until then.
+    fn set_aside(self) -> Self {
+        let (Some(root), Some(name)) = (self.directory.parent(), self.directory.file_name()) else {
+            return self;
+        };
+        let aside = root.join(ASIDE).join(name);
+        match set_aside(&self.directory, &aside) {
+            Ok(()) => Self::read(aside.clone(), &self.state.id).unwrap_or(Self { directory: aside, ..self }),
+            // Where nothing can be renamed, perhaps something can be removed.
+            Err(_) => self,
+        }
     }
 
     /// The container as it is now, if it still is this one and no other of the same name.
@@ -75,21 +92,20 @@ impl Container {
     }
 
     /// Whether another container lives in the cgroup that this one was to have, or below.
-    fn shares_cgroup(&self) -> bool {
-        let Some(cgroup) = &self.state.cgroup else { return false };
-        is_others(cgroup, self.directory.parent(), &self.state.id)
+    fn shares_cgroup(&self, root: Option<&Path>) -> bool {
+        self.state.cgroup.as_ref().is_some_and(|cgroup| is_others(cgroup, root, &self.state.id))
     }
 
-    /// Removes what is left of a container whose init is dead.
+    /// Removes what is left of a container whose init is dead, and whose directory was `place`.
     ///
     /// # Errors
     /// [`Error::Cgroup`], [`Error::Io`].
-    fn remove(self, turn: Option<Turn>) -> Result<(), Error> {
+    fn remove(self, place: &Path, turn: Option<Turn>) -> Result<(), Error> {
         let spec = self.spec();
         if let Some(cgroup) = &self.state.cgroup {
             match self.state.init {
                 Some(_) => remove_cgroup(cgroup, !spec.as_ref().is_ok_and(makes_pid_namespace))?,
-                None if self.shares_cgroup() => {}
+                None if self.shares_cgroup(place.parent()) => {}
                 // Its `create` has been killed, or is at work and will fail: whoever is in there came from it.
                 None if self.directory.join(CONFIG_FILE).exists() => remove_cgroup(cgroup, true)?,
                 // It may not have come to know whether somebody else is in there. A process of its own ends by itself.
@@ -97,11 +113,14 @@ impl Container {
             }
         }
         if self.state.init.is_none() {
-            restore::forget(&self.directory);
+            restore::forget(place);
             wasm::sweep();
         }
         self.state.intel_rdt.as_ref().map_or(Ok(()), resctrl::Group::remove)?;
         remove_directory(&self.directory)?;
+        if self.directory != place {
+            forget_aside(place.parent());
+        }
         // The hooks may take their time, and there is nothing left to wait for.
         drop(turn);
         if let Ok(spec) = spec

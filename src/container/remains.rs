@@ -25,7 +25,7 @@ use crate::cli::Global;
 use crate::{config, log};
 
 /// Where directories are set aside, below the root. No id begins like that and has a state file directly in it.
-const ASIDE: &str = ".deleted";
+pub(super) const ASIDE: &str = ".deleted";
 
 /// Removes what is left of a container whose state cannot be read, as far as it can be found.
 ///
@@ -61,13 +61,19 @@ fn remove_stray(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn set_aside(directory: &Path, aside: &Path) -> io::Result<()> {
+/// Renames a container's directory, so that nobody else gets at it.
+pub(super) fn set_aside(directory: &Path, aside: &Path) -> io::Result<()> {
     let place = aside.parent().ok_or(io::ErrorKind::InvalidInput)?;
     match fs::create_dir(place) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
     fs::rename(directory, aside)
+}
+
+/// Removes the place for them with the last of them.
+pub(super) fn forget_aside(root: Option<&Path>) {
+    let _ = root.map(|root| fs::remove_dir(root.join(ASIDE)));
 }
 
 /// Kills and removes what can be told from a directory, and the directory.
@@ -86,8 +92,7 @@ fn clear(directory: &Path, id: &str, global: &Global) -> Result<(), Error> {
         None => {}
     }
     remove_directory(directory)?;
-    // With the last of them.
-    let _ = fs::remove_dir(global.root.join(ASIDE));
+    forget_aside(Some(&global.root));
     Ok(())
 }
 
