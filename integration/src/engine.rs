@@ -232,8 +232,15 @@ impl Engine {
     /// # Errors
     /// Something is left.
     pub fn is_clean(&self) -> Result<()> {
-        self.do_podman(&["pod", "rm", "--all", "--force", "--time=0"])?.ok()?;
-        self.do_podman(&["rm", "--all", "--force", "--time=0"])?.ok()?;
+        for all in [&["pod", "rm"][..], &["rm"]] {
+            let mut done = None;
+            // One container's cleanup may be at work, by conmon, on the very mount that podman wants to remove.
+            let removed = eventually("podman to remove all", || {
+                let last = done.insert(self.do_podman(&[all, &["--all", "--force", "--time=0"]].concat())?);
+                Ok(last.code == 0)
+            });
+            removed.with_context(|| format!("{done:?}"))?;
+        }
         // podman leaves a cgroup of conmon's and of each pod, and a bind mount of its own storage.
         let podmans = |l: &str| {
             l.starts_with("cgroup ") && l.ends_with(" of []") && !l.contains("/libpod-")

@@ -7,7 +7,7 @@
 //! table of docs/reliability.md; it is written to the file that `CORACLE_FAULTS` names.
 #![cfg(target_arch = "x86_64")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -31,6 +31,10 @@ const FAULTS: [(&str, Fault); 5] = [
 
 /// Of how many calls one is tried in the short form; each fault tries others.
 const STRIDE: usize = 17;
+
+/// How many calls a container's process may make when `create` has done its part: what becomes of it then is no matter of
+/// `create`'s any more.
+const AFTER_CREATE: usize = 12;
 
 /// What tells a container that is as it was asked for from one that is not.
 const PICTURE: &str = r"
@@ -293,6 +297,7 @@ fn create(name: &str, whose: Whose, mut c: Container, expected: &str, fresh_cach
         false => Ok(()),
     };
     clear()?;
+    let whole = Cell::new(0);
     let case = Case {
         name,
         whose,
@@ -301,6 +306,15 @@ fn create(name: &str, whose: Whose, mut c: Container, expected: &str, fresh_cach
         prepare: &mut || Ok(c.create_command(&[])),
         check: &mut |faulted| {
             faulted.finished.clone().ok()?;
+            if faulted.hit.is_none() {
+                whole.set(faulted.calls);
+            } else if faulted.calls + AFTER_CREATE >= whole.get() && c.status()? == "stopped" {
+                return c
+                    .verb("start")
+                    .finish()?
+                    .fails_with("cannot start a container that has stopped")
+                    .map(drop);
+            }
             c.start()?;
             let pid = fs::read_to_string(c.pid_file())?.parse()?;
             ensure!(coracle_integration::reap(pid)? == 0, "{}", faulted.stdout()?);

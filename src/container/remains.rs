@@ -84,7 +84,10 @@ fn clear(directory: &Path, id: &str, global: &Global) -> Result<(), Error> {
     }
     match &remains.cgroup {
         Some(cgroup) if is_others(cgroup, Some(&global.root), id) => {}
-        Some(cgroup) => remove_cgroup(cgroup, true)?,
+        // Without either it is only a plan, and whoever is in there came from elsewhere.
+        Some(cgroup) => {
+            remove_cgroup(cgroup, remains.init.is_some() || directory.join(CONFIG_FILE).exists())?
+        }
         None if remains.init.is_none() && directory.join(STATE_FILE).exists() => log::warn(&format!(
             "container {id}: neither {STATE_FILE} nor {CONFIG_FILE} tells what belongs to it; a process of it that \
              still runs goes on"

@@ -1,11 +1,16 @@
 // The module of packaging/kubernetes/pod.yaml: writes a page to the file that it is given, and stays until it is ended.
+// Without a file, expect: exit 1, stderr `usage: page FILE`.
 #include <stdio.h>
 #include <unistd.h>
 
 int main(int argc, char **argv) {
-    FILE *page = argc > 1 ? fopen(argv[1], "w") : NULL;
+    if (argc != 2) {
+        fprintf(stderr, "usage: page FILE\n");
+        return 1;
+    }
+    FILE *page = fopen(argv[1], "w");
     if (!page) {
-        perror(argc > 1 ? argv[1] : "usage: page FILE");
+        perror(argv[1]);
         return 1;
     }
     fprintf(page, "<p>Written by a module.\n");
