@@ -80,6 +80,17 @@ fn both_kinds(host: &Host) -> Result<[Container<'_>; 2]> {
     Ok([native, module])
 }
 
+/// Waits until a container of [`both_kinds`] needs no more programs of its root file system.
+fn is_at_rest(c: &Container) -> Result<()> {
+    eventually("the container to be at rest", || {
+        let pids = c.verb_with("ps", &["--format=json"]).finish()?.ok()?;
+        let pids: Vec<i32> = serde_json::from_str(&pids.stdout)?;
+        let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let sleeps = pids.iter().filter(|pid| comm(pid) == "sleep\n").count();
+        Ok(sleeps == 2 || c.config["process"]["args"] == json!(["/main.wasm"]))
+    })
+}
+
 /// What a state file can have become.
 fn damages(state: &Value) -> Vec<(&'static str, Vec<u8>)> {
     let whole = state.to_string();
@@ -497,6 +508,7 @@ fn a_root_file_system_or_bundle_that_is_gone() -> Result<()> {
                 json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("touch {}", marker.display())]}]);
             c.config["hooks"] = json!({"poststop": hook});
             c.create()?.start()?;
+            is_at_rest(&c)?;
             fs::remove_dir_all(if whole_bundle { c.bundle().to_owned() } else { c.rootfs() })?;
             assert_eq!(c.status()?, "running");
             assert_eq!(host.list()?, [c.id.as_str()]);
