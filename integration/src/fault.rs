@@ -5,7 +5,8 @@
 //! calls up to another program's start are counted: what a container runs is its own affair.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, FileType};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -75,6 +76,10 @@ pub struct Faulted {
     pub calls: usize,
     /// The call at which the fault was; nothing when there were not that many.
     pub hit: Option<Sysno>,
+    /// The number of that call.
+    pub at: usize,
+    /// Whether the process was killed there.
+    pub killed: bool,
     /// Whether that was before the program's own `main`, where the C library and Rust's have other ways to fail.
     pub starting: bool,
     /// Whether it did not end by itself.
@@ -133,7 +138,9 @@ fn trace(command: &mut Command, whose: Whose, fault: Option<(usize, Fault)>) -> 
     let hung = watchdog.join().unwrap_or(false);
     let finished = Finished { what, code: code?, stdout: read_all(&stdout)?, stderr: read_all(&stderr)? };
     let Tracer { calls, hit, starting, .. } = tracer;
-    Ok(Faulted { finished, calls, hit, starting, hung, stdout })
+    let killed = hit.is_some() && matches!(fault, Some((_, Fault::Kill)));
+    let at = fault.map_or(0, |(at, _)| at);
+    Ok(Faulted { finished, calls, hit, at, killed, starting, hung, stdout })
 }
 
 struct Tracer {
@@ -277,13 +284,16 @@ impl Tracer {
     }
 }
 
-/// Nothing is written back when a directory is closed.
+/// Nothing is written back when a directory is closed; and who waits at a fifo, as a created container does for its start,
+/// has done all that was asked of it.
 fn can_fail(pid: Pid, call: Sysno) -> Result<bool> {
-    if call == Sysno::close {
-        let path = format!("/proc/{pid}/fd/{}", ptrace::getregs(pid)?.rdi);
-        return Ok(!std::fs::metadata(path).is_ok_and(|file| file.is_dir()));
-    }
-    Ok(!NEVER_FAIL.contains(&call))
+    let path = format!("/proc/{pid}/fd/{}", ptrace::getregs(pid)?.rdi);
+    let is = |kind: fn(&FileType) -> bool| std::fs::metadata(&path).is_ok_and(|file| kind(&file.file_type()));
+    Ok(match call {
+        Sysno::close => !is(FileType::is_dir),
+        Sysno::read => !is(FileType::is_fifo),
+        call => !NEVER_FAIL.contains(&call),
+    })
 }
 
 fn call_of(pid: Pid) -> Result<Sysno> {

@@ -20,6 +20,7 @@ use coracle_integration::fault::{self, Fault, Faulted, Whose};
 use coracle_integration::{Container, Host, Run, eventually, wat};
 use nix::errno::Errno;
 use serde_json::json;
+use syscalls::Sysno;
 
 const FAULTS: [(&str, Fault); 5] = [
     ("SIGKILL", Fault::Kill),
@@ -32,8 +33,7 @@ const FAULTS: [(&str, Fault); 5] = [
 /// Of how many calls one is tried in the short form; each fault tries others.
 const STRIDE: usize = 17;
 
-/// How many calls a container's process may make when `create` has done its part: what becomes of it then is no matter of
-/// `create`'s any more.
+/// How many calls a container's process may make from reading `create`'s last word on. There is no other such read.
 const AFTER_CREATE: usize = 12;
 
 /// What tells a container that is as it was asked for from one that is not.
@@ -179,8 +179,6 @@ struct Case<'a> {
     clean: &'a mut dyn FnMut() -> Result<()>,
     /// Whether a command that fails has itself to see that nothing stays, as `create` and `exec` have.
     alone: bool,
-    /// Whether the last call is the wait for `start`, which is the container's and no part of `create`.
-    waits: bool,
 }
 
 impl Case<'_> {
@@ -190,7 +188,7 @@ impl Case<'_> {
         let whole = fault::run(&mut (self.prepare)()?, self.whose, None)?;
         (self.check)(&whole).with_context(|| format!("{} without a fault", self.name))?;
         (self.clean)()?;
-        let calls = whole.calls - usize::from(self.waits);
+        let calls = whole.calls;
         ensure!(calls > 10, "only {calls} calls");
         let mut failures = Vec::new();
         let mut tallies = Vec::new();
@@ -232,7 +230,10 @@ impl Case<'_> {
             tally.killed += 1;
             Ok(())
         } else if done.code == 0 {
-            *tally.ignored.entry(hit.to_string()).or_default() += 1;
+            match faulted.killed {
+                true => tally.killed += 1,
+                false => *tally.ignored.entry(hit.to_string()).or_default() += 1,
+            }
             (self.check)(&faulted)
         } else {
             if fault == Fault::Kill {
@@ -308,7 +309,11 @@ fn create(name: &str, whose: Whose, mut c: Container, expected: &str, fresh_cach
             faulted.finished.clone().ok()?;
             if faulted.hit.is_none() {
                 whole.set(faulted.calls);
-            } else if faulted.calls + AFTER_CREATE >= whole.get() && c.status()? == "stopped" {
+            }
+            // Its process was killed when `create` had done its part, or could not read the word that says so.
+            let last_word = faulted.hit == Some(Sysno::read) && faulted.at + AFTER_CREATE >= whole.get();
+            if whose == Whose::Child && (faulted.killed || last_word) {
+                c.wait_status("stopped")?;
                 return c
                     .verb("start")
                     .finish()?
@@ -322,7 +327,6 @@ fn create(name: &str, whose: Whose, mut c: Container, expected: &str, fresh_cach
         },
         clean: &mut || remove(&c).and_then(|()| clear()),
         alone: true,
-        waits: whose == Whose::Child,
     };
     case.sweep()
 }
@@ -349,7 +353,6 @@ fn start(name: &str, mut c: Container, expected: &str) -> Result<()> {
         },
         clean: &mut || remove(&c.borrow()),
         alone: false,
-        waits: false,
     };
     case.sweep()
 }
@@ -372,7 +375,6 @@ fn exec(name: &str, whose: Whose, mut c: Container, program: &[&str], expected: 
         check: &mut |faulted| is_same(&faulted.finished.clone().ok()?.stdout, &picture),
         clean: &mut || c.host.reap_orphans(),
         alone: true,
-        waits: false,
     };
     case.sweep()?;
     ensure!(c.status()? == "running");
@@ -402,7 +404,6 @@ fn delete(name: &str, mut c: Container) -> Result<()> {
         },
         clean: &mut || remove(&c.borrow()),
         alone: false,
-        waits: false,
     };
     case.sweep()
 }

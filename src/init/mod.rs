@@ -186,7 +186,7 @@ pub fn container(
     let labels = Labels::open(program.process)?;
     if container.namespaces.change_user() {
         namespaces::become_root()?;
-        // Another user has other parents.
+        // With other ids, the kernel has forgotten it.
         scene::die_with_parent(true)?;
     }
     container.namespaces.enter()?;
