@@ -209,7 +209,9 @@ fn user(current: &User, args: &Args) -> Result<User, Error> {
     Ok(user)
 }
 
-/// As runc: into every set, ambient included when the container uses it.
+/// As runc: into the bounding, effective and permitted sets, and the ambient one where the container has inheritable
+/// capabilities. What is inheritable stays as the container's configuration has it: more of it would be an ordinary
+/// user's by way of a file with inheritable capabilities (CVE-2022-29162).
 fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error> {
     let mut capabilities = process.capabilities().clone().unwrap_or_else(|| {
         let mut none = LinuxCapabilities::default();
@@ -236,9 +238,9 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error
         let (bounding, effective, permitted) =
             (with(capabilities.bounding()), with(capabilities.effective()), with(capabilities.permitted()));
         capabilities.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
-        if capabilities.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
-            let (inheritable, ambient) = (with(capabilities.inheritable()), with(capabilities.ambient()));
-            capabilities.set_inheritable(inheritable).set_ambient(ambient);
+        if capabilities.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+            let ambient = with(capabilities.ambient());
+            capabilities.set_ambient(ambient);
         }
     }
     process.set_capabilities(Some(capabilities));

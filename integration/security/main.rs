@@ -1,0 +1,7 @@
+//! Attacks on the runtime, each by the means that an attacker has.
+//!
+//! A module that is named after a CVE does what its exploit does, and says in its head what the hole was, what closes
+//! it here, and what the test measures. [`canary`] is what lies outside of every container and must stay as it is.
+
+mod canary;
+mod cve_2022_29162;
