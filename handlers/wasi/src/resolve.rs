@@ -3,7 +3,10 @@
 //! Invariant: a path beneath a directory that is not the container's root never leads out of it, by whatever
 //! mixture of `..` and symbolic links. The container's root needs no wall of ours, since pivot_root(2) made it the
 //! root of this process: there the kernel's own resolution applies, and absolute links work as users expect.
-//! Nowhere are "magic" links followed (`/proc/self/fd/3`, `/proc/self/exe`): they lead to files of the runner.
+//!
+//! What procfs shows of the runner and of other processes is closed everywhere, whatever way leads to it: "magic" links
+//! (`/proc/self/fd/3`, `/proc/self/exe`) are not followed, not even to ask about what is behind them; nothing is opened for
+//! writing, and nothing that only its owner may read (memory, environment).
 //!
 //! openat2(2) does this (Linux 5.6). [`walk`] does it by hand: on kernels or under seccomp profiles without it, and
 //! for calls that have no form which takes an open file and a flag against following links.
@@ -52,7 +55,7 @@ pub fn open_preopen(path: &CStr) -> rustix::io::Result<OwnedFd> {
         // Old seccomp profiles answer EPERM to what they do not know.
         Err(Os::NOSYS | Os::PERM) => {
             NO_OPENAT2.store(true, Ordering::Relaxed);
-            openat(CWD, path, flags, Mode::empty())
+            open_by_hand(path, flags)
         }
         result => result,
     };
@@ -63,7 +66,23 @@ pub fn open_preopen(path: &CStr) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// openat2(2) beneath `dir`. The runner's memory is refused: see [`is_process_memory`].
+/// A path of the container's, absolute or not, without openat2.
+fn open_by_hand(path: &CStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let bytes = path.to_bytes();
+    let start = openat(CWD, if bytes.starts_with(b"/") { c"/" } else { c"." }, flags, Mode::empty())?;
+    let relative = bytes.iter().position(|&it| it != b'/').map(|at| &bytes[at..]);
+    let Some(relative) = relative.and_then(|it| CString::new(it).ok()) else { return Ok(start) };
+    let walked = walk(start.as_fd(), Confinement::Container, &relative, true);
+    let (parent, name) = walked.map_err(|errno| match errno {
+        Errno::Loop => Os::LOOP,
+        Errno::Access => Os::ACCESS,
+        Errno::NotDir => Os::NOTDIR,
+        _ => Os::NOENT,
+    })?;
+    openat(parent.get(start.as_fd()), &name, flags | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// openat2(2) beneath `dir`. What procfs has to hide is refused: see [`is_closed`].
 pub fn open(
     dir: BorrowedFd<'_>,
     confinement: Confinement,
@@ -95,22 +114,32 @@ pub fn open(
         }
     };
     let stat = fstat(&fd)?;
-    if is_process_memory(&fd, &stat)? {
+    if is_closed(&fd, &stat, flags)? {
         return Err(Errno::Access);
     }
     Ok((fd, stat))
 }
 
-/// Whether this is `/proc/PID/mem`, through which a guest could read and write the runner.
+/// Whether this is a file of procfs that a guest must not have open like this: for writing, or at all if only its owner
+/// may read it, as a process's memory, environment and addresses. They are the runner's, or another process's.
 ///
-/// The path does not tell: a link, a bind mount or another mount of procfs may have led here. Its mode does: no other
-/// file of a process has 0600, and the kernel lets nobody change it. Some sysctls have it as well; they are refused too.
-fn is_process_memory(fd: &OwnedFd, stat: &Stat) -> Result<bool> {
-    let suspect = stat.st_size == 0
-        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && stat.st_mode & 0o7777 == 0o600
+/// The path does not tell: a link, a bind mount or another mount of procfs may have led here. The modes of a process's files
+/// do tell, for the kernel lets nobody change them.
+fn is_closed(fd: &OwnedFd, stat: &Stat, flags: OFlags) -> Result<bool> {
+    const FOR_OTHERS: u32 = 0o044;
+    let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
+    let suspect = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && (writes || stat.st_mode & FOR_OTHERS == 0)
+        // Nothing can be done with it.
+        && !flags.contains(OFlags::PATH)
+        // No device holds procfs.
         && rustix::fs::major(stat.st_dev) == 0;
-    Ok(suspect && fstatfs(fd)?.f_type as i64 == PROC_MAGIC)
+    Ok(suspect && is_procfs(fd.as_fd())?)
+}
+
+/// Whether this is part of procfs.
+pub fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fstatfs(fd)?.f_type as i64 == PROC_MAGIC)
 }
 
 /// Whether this link of procfs leads to an open file and not to what it reads: `/tmp/x`, `pipe:[123]`. Those that lead
@@ -118,7 +147,7 @@ fn is_process_memory(fd: &OwnedFd, stat: &Stat) -> Result<bool> {
 fn is_magic(link: &OwnedFd, target: &CStr) -> Result<bool> {
     let target = target.to_bytes();
     let suspect = target.starts_with(b"/") || target.contains(&b':');
-    Ok(suspect && fstatfs(link)?.f_type as i64 == PROC_MAGIC)
+    Ok(suspect && is_procfs(link.as_fd())?)
 }
 
 /// A directory: the one that the path was relative to, or one on the way.
@@ -262,12 +291,14 @@ pub fn c_string(bytes: &[u8]) -> Result<CString> {
     CString::new(bytes).map_err(|_| Errno::Inval)
 }
 
-/// fstatat(2), which gives no access to the file and so may follow what it likes within the container.
+/// fstatat(2), which has no flag against following magic links: it is only asked about what is no link.
 pub fn stat(dir: BorrowedFd<'_>, confinement: Confinement, path: &CStr, follow: bool) -> Result<Stat> {
     relative(path)?;
-    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    if confinement == Confinement::Container || (!follow && is_plain(path)) {
-        return Ok(rustix::fs::statat(dir, path, flags)?);
+    if is_plain(path) {
+        let stat = rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !follow || FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            return Ok(stat);
+        }
     }
     let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
     Ok(open(dir, confinement, path, OFlags::PATH | nofollow, Mode::empty())?.1)

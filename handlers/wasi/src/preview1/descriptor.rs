@@ -8,6 +8,7 @@ use rustix::fs::{
 use crate::{
     descriptors::Preopen,
     memory::Memory,
+    resolve,
     state::State,
     types::{Errno, Filestat, Result, fdflags, rights},
 };
@@ -158,6 +159,9 @@ pub fn fd_filestat_set_times(
     flags: u32,
 ) -> Result {
     let fd = state.descriptors.with(fd, rights::FD_FILESTAT_SET_TIMES)?;
+    if resolve::is_procfs(fd)? {
+        return Err(Errno::Access);
+    }
     Ok(futimens(fd, &timestamps(accessed, modified, flags)?)?)
 }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, linkat, mkdirat, readlinkat, renameat, symlinkat, unlinkat, utimensat},
+    fs::{
+        AtFlags, Mode, OFlags, fstat, linkat, mkdirat, openat, readlinkat, renameat, symlinkat, unlinkat,
+        utimensat,
+    },
     io::fcntl_dupfd_cloexec,
 };
 
@@ -78,7 +81,13 @@ pub fn filestat(
     let path = path(memory, name, len)?;
     let dir = state.descriptors.directory(fd, rights::PATH_FILESTAT_GET)?;
     let follow = lookup & LOOKUP_SYMLINK_FOLLOW != 0;
-    Ok(Filestat::from(&resolve::stat(dir.fd.as_fd(), dir.confinement, &path, follow)?))
+    match resolve::stat(dir.fd.as_fd(), dir.confinement, &path, follow) {
+        Ok(stat) => Ok(Filestat::from(&stat)),
+        Err(Errno::Loop) if dir.confinement == Confinement::Container => {
+            Ok(Filestat::from(&fstat(&own(state, &path)?.fd)?))
+        }
+        Err(errno) => Err(errno),
+    }
 }
 
 /// utimensat(2).
@@ -97,6 +106,11 @@ pub fn path_filestat_set_times(
     let path = path(memory, name, len)?;
     let dir = state.descriptors.directory(fd, rights::PATH_FILESTAT_SET_TIMES)?;
     let (parent, name) = entry(dir, &path, lookup)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(parent.get(dir.fd.as_fd()), &name, flags, Mode::empty())?;
+    if resolve::is_procfs(found.as_fd())? {
+        return Err(Errno::Access);
+    }
     Ok(utimensat(parent.get(dir.fd.as_fd()), &name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -169,8 +183,8 @@ pub fn path_open(
     let dir = state.descriptors.directory(fd, needed)?;
     let mode = Mode::from_raw_mode(0o666);
     let mut new = match resolve::open(dir.fd.as_fd(), dir.confinement, &path, open, mode) {
-        Ok((new, stat)) => Descriptor::with(new, &stat, open),
-        Err(Errno::Loop) if dir.confinement == Confinement::Container => duplicate(state, &path)?,
+        Ok((new, stat)) => Descriptor { confinement: dir.confinement, ..Descriptor::with(new, &stat, open) },
+        Err(Errno::Loop) if dir.confinement == Confinement::Container => duplicate(own(state, &path)?)?,
         Err(errno) => return Err(errno),
     };
     if new.filetype == filetype::DIRECTORY {
@@ -181,14 +195,13 @@ pub fn path_open(
     }
     new.rights &= dir.inheriting;
     new.inheriting &= dir.inheriting;
-    new.confinement = dir.confinement;
     let number = state.descriptors.insert(new)?;
     memory.write_u32(opened, number).inspect_err(|_| drop(state.descriptors.remove(number)))
 }
 
 /// `/dev/stdout` and its like: links to `/proc/self/fd`, where the runner's descriptors are and not the guest's.
 /// Programs open them to log, so they mean the guest's own descriptors here.
-fn duplicate(state: &State, path: &CString) -> Result<Descriptor> {
+fn own<'a>(state: &'a State, path: &CString) -> Result<&'a Descriptor> {
     let number = match path.as_bytes() {
         b"dev/stdin" => 0,
         b"dev/stdout" => 1,
@@ -198,9 +211,16 @@ fn duplicate(state: &State, path: &CString) -> Result<Descriptor> {
             number.and_then(|it| it.parse().ok()).ok_or(Errno::Loop)?
         }
     };
-    let original = state.descriptors.get(number).map_err(|_| Errno::NoEnt)?;
+    state.descriptors.get(number).map_err(|_| Errno::NoEnt)
+}
+
+/// The same open file once more. A directory from outside of the container, as standard input can be one, stays closed
+/// upwards: its confinement is its own, not that of the directory which the path was relative to.
+fn duplicate(original: &Descriptor) -> Result<Descriptor> {
     let mut copy = Descriptor::new(fcntl_dupfd_cloexec(&original.fd, 3)?)?;
     copy.rights &= original.rights;
+    copy.inheriting &= original.inheriting;
+    copy.confinement = original.confinement;
     Ok(copy)
 }
 

@@ -88,16 +88,46 @@ fn in_the_container_links_lead_anywhere() {
 }
 
 #[test]
-fn magic_links_and_process_memory_are_refused() {
+fn magic_links_are_refused() {
     let root = open_path("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("a root");
     for path in ["proc/self/exe", "proc/self/fd/0", "proc/self/ns/mnt", "proc/self/root/etc/passwd"] {
         assert_eq!(try_open(&root, Container, path, OFlags::RDONLY), Err(Errno::Loop), "{path}");
+        let path = CString::new(path).expect("no NUL");
+        assert_eq!(stat(root.as_fd(), Container, &path, true).err(), Some(Errno::Loop), "{path:?}");
     }
     assert_eq!(try_open(&root, Container, "proc/mounts", OFlags::RDONLY), Ok(()));
-    let open = |path: &CStr| open(root.as_fd(), Container, path, OFlags::RDWR, Mode::empty()).map(drop);
-    assert_eq!(open(c"proc/self/mem"), Err(Errno::Access));
-    assert_eq!(open(c"proc/thread-self/mem"), Err(Errno::Access));
-    assert_eq!(open(c"proc/self/comm"), Ok(()));
+    let proc = open_path("/proc/self", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("procfs");
+    assert_eq!(stat(proc.as_fd(), Container, c"exe", true).err(), Some(Errno::Loop));
+    assert!(stat(proc.as_fd(), Container, c"exe", false).is_ok());
+}
+
+#[test]
+fn procfs_is_read_only_and_keeps_its_secrets() {
+    let root = open_path("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("a root");
+    let open = |path: &CStr, flags| open(root.as_fd(), Container, path, flags, Mode::empty()).map(drop);
+    for path in [c"proc/self/mem", c"proc/thread-self/mem", c"proc/self/environ", c"proc/self/auxv"] {
+        assert_eq!(open(path, OFlags::RDONLY), Err(Errno::Access), "{path:?}");
+    }
+    assert_eq!(open(c"proc/self/comm", OFlags::RDONLY), Ok(()));
+    for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC] {
+        assert_eq!(open(c"proc/self/comm", flags), Err(Errno::Access), "{flags:?}");
+    }
+}
+
+#[test]
+fn preopened_directories_are_found_by_hand_too() {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    for path in [c"/", c"///", c"/proc/self/..", c".", c"src/.."] {
+        let same =
+            |a: OwnedFd, b: OwnedFd| fstat(a).ok().map(|it| it.st_ino) == fstat(b).ok().map(|it| it.st_ino);
+        assert!(same(
+            open_by_hand(path, flags).expect("by hand"),
+            open_preopen(path).expect("by the kernel")
+        ));
+    }
+    assert_eq!(open_by_hand(c"/proc/self/root", flags).err(), Some(Os::LOOP));
+    assert_eq!(open_by_hand(c"/proc/self/root/etc", flags).err(), Some(Os::LOOP));
+    assert_eq!(open_by_hand(c"/nowhere", flags).err(), Some(Os::NOENT));
 }
 
 #[test]
