@@ -5,3 +5,4 @@
 
 mod canary;
 mod cve_2022_29162;
+mod guests;

@@ -4,20 +4,18 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static int box, tried;
 
 static void out(const char *path) {
     struct stat it;
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
     char entry[600], buffer[8];
     const int flags[] = {O_RDONLY, O_WRONLY, O_RDWR | O_CREAT, O_WRONLY | O_TRUNC, O_RDONLY | O_DIRECTORY};
     tried++;
     for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) FAILS(openat(box, path, flags[i], 0666), ENOTCAPABLE);
     FAILS(fstatat(box, path, &it, 0), ENOTCAPABLE);
-    FAILS(utimensat(box, path, now, 0), ENOTCAPABLE);
+    FAILS(utimensat(box, path, NULL, 0), ENOTCAPABLE);
     FAILS(linkat(box, path, box, "stolen", AT_SYMLINK_FOLLOW), ENOTCAPABLE);
     /* Of what is inside the directory that the path leads to. */
     for (int i = 0; i < 2; i++) {
@@ -33,7 +31,7 @@ static void out(const char *path) {
         FAILS(linkat(box, entry, box, "stolen", 0), ENOTCAPABLE);
         FAILS(renameat(box, entry, box, "stolen"), ENOTCAPABLE);
         FAILS(renameat(box, "mine", box, entry), ENOTCAPABLE);
-        FAILS(utimensat(box, entry, now, AT_SYMLINK_NOFOLLOW), ENOTCAPABLE);
+        FAILS(utimensat(box, entry, NULL, AT_SYMLINK_NOFOLLOW), ENOTCAPABLE);
     }
 }
 
@@ -43,7 +41,7 @@ int main(void) {
     int mine = openat(box, "mine", O_CREAT | O_WRONLY, 0666);
     CHECK(mine >= 3 && close(mine) == 0);
     CHECK(mkdirat(box, "a", 0755) == 0 && mkdirat(box, "a/b", 0755) == 0);
-    FAILS(open("/secret", O_RDONLY), ENOENT); /* no preopened directory has this name */
+    CHECK(open("/secret", O_RDONLY) < 0); /* no preopened directory has this name */
 
     out("../secret");
     out("a/../../other");
@@ -63,13 +61,13 @@ int main(void) {
     }
     /* A chain of links that leaves at its end, a link that gets another place and meaning, and a second name of it. */
     CHECK(symlinkat("../other", box, "link-0") == 0);
-    for (int i = 1; i < 30; i++) {
+    for (int i = 1; i < 15; i++) {
         char next[32];
         snprintf(next, sizeof next, "a/b/../../link-%d", i - 1);
         snprintf(name, sizeof name, "link-%d", i);
         CHECK(symlinkat(next, box, name) == 0);
     }
-    out("link-29");
+    out("link-14");
     CHECK(symlinkat("../mine", box, "a/moved") == 0);
     CHECK(faccessat(box, "a/moved", R_OK, 0) == 0);
     CHECK(renameat(box, "a/moved", box, "moved") == 0);
@@ -77,6 +75,7 @@ int main(void) {
     CHECK(symlinkat("../../other", box, "a/two-up") == 0 && linkat(box, "a/two-up", box, "a/b/second", 0) == 0);
     out("a/two-up");
     CHECK(openat(box, "a/b/second", O_RDONLY) < 0);
+    CHECK(utimensat(box, "a", NULL, 0) == 0);
     /* An open directory does not lead above itself, wherever it is moved. */
     int inner = openat(box, "a/b", O_RDONLY | O_DIRECTORY);
     CHECK(inner >= 3);

@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static char mine[256], stolen[256];
@@ -22,8 +21,7 @@ static int opens(const char *path, int flags) {
 }
 
 static void is_closed_to_change(const char *path) {
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
-    refused(!utimensat(AT_FDCWD, path, now, AT_SYMLINK_NOFOLLOW), "utimensat", path);
+    refused(!utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW), "utimensat", path);
     refused(!rename(path, stolen), "rename", path);
     refused(!rename(mine, path), "rename over", path);
     refused(!unlink(path), "unlink", path);
@@ -34,14 +32,12 @@ static void is_closed_to_change(const char *path) {
 static void magic(const char *path) {
     char below[1200];
     struct stat it;
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
     links++;
     refused(opens(path, O_RDONLY), "open", path);
     refused(opens(path, O_RDWR), "open for writing", path);
-    refused(opens(path, O_WRONLY | O_TRUNC), "truncation", path);
     refused(opens(path, O_RDONLY | O_DIRECTORY), "open as a directory", path);
     refused(!stat(path, &it), "stat", path);
-    refused(!utimensat(AT_FDCWD, path, now, 0), "utimensat of what is behind", path);
+    refused(!utimensat(AT_FDCWD, path, NULL, 0), "utimensat of what is behind", path);
     refused(!linkat(AT_FDCWD, path, AT_FDCWD, stolen, AT_SYMLINK_FOLLOW), "link of what is behind", path);
     for (int i = 0; i < 3; i++) {
         snprintf(below, sizeof below, "%s/%s", path, (const char *[]){".", "..", "etc"}[i]);
@@ -76,9 +72,8 @@ static void file(const char *path) {
     }
     int fd = open(path, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return;
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
     refused(!ftruncate(fd, 0), "ftruncate", path);
-    refused(!futimens(fd, now), "futimens", path);
+    refused(!futimens(fd, NULL), "futimens", path);
     refused(write(fd, "", 0) >= 0, "write", path);
     close(fd);
 }
@@ -93,8 +88,7 @@ static void directory(const char *path, dev_t device, int depth) {
     int fd = open(path, O_RDONLY | O_DIRECTORY);
     DIR *list = fd < 0 ? NULL : fdopendir(fd);
     if (!list) return;
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
-    refused(!futimens(fd, now), "futimens", path);
+    refused(!futimens(fd, NULL), "futimens", path);
     for (struct dirent *entry; (entry = readdir(list));) {
         struct stat it;
         if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
@@ -107,7 +101,8 @@ static void directory(const char *path, dev_t device, int depth) {
             ssize_t length = readlink(below, target, sizeof target - 1);
             if (length < 0) continue;
             target[length] = 0;
-            if (target[0] == '/' || strchr(target, ':')) magic(below);
+            /* A few ordinary links lead to sysfs. */
+            if ((target[0] == '/' && strncmp(target, "/sys/", 5)) || strchr(target, ':')) magic(below);
         } else if (S_ISDIR(it.st_mode) && depth < 7) {
             directory(below, device, depth + 1);
         } else if (S_ISREG(it.st_mode)) {
@@ -123,6 +118,8 @@ int main(int argc, char **argv) {
     snprintf(stolen, sizeof stolen, "%s/stolen", argv[1]);
     int fd = open(mine, O_CREAT | O_WRONLY, 0666);
     CHECK(fd >= 0 && close(fd) == 0);
+    /* Elsewhere these calls work. */
+    CHECK(utimensat(AT_FDCWD, mine, NULL, 0) == 0 && !link(mine, stolen) && !rename(stolen, mine) && !unlink(stolen));
     for (int i = 2; i < argc; i++) {
         struct stat it;
         CHECK(stat(argv[i], &it) == 0 && S_ISDIR(it.st_mode));

@@ -10,12 +10,10 @@
 enum { ENOUGH = 150, SECONDS = 20 };
 static int found, refused;
 
-static void met(int succeeded) { *(succeeded ? &found : &refused) += 1; }
-
 static void is_decoy(int base, const char *path, int flags) {
     char text[16] = "";
     int fd = openat(base, path, flags);
-    met(fd >= 0);
+    *(fd < 0 ? &refused : &found) += 1;
     if (fd < 0) return;
     if (pread(fd, text, 5, 0) != 5 || strcmp(text, "decoy")) {
         printf("%s has been reached\n", path);
@@ -26,27 +24,26 @@ static void is_decoy(int base, const char *path, int flags) {
 
 /* Calls that change something; whether it was the decoy, the test looks at. */
 static void change(int base, const char *before) {
-    char path[256], other[256];
-    struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
+    char made[256], victim[256];
     struct stat it;
-    snprintf(path, sizeof path, "%smade", before);
-    met(!mkdirat(base, path, 0755));
-    unlinkat(base, path, AT_REMOVEDIR);
-    met(!symlinkat("x", base, path));
-    unlinkat(base, path, 0);
-    snprintf(other, sizeof other, "%ssecret", before);
-    met(!linkat(base, other, base, path, 0));
-    unlinkat(base, path, 0);
-    met(!renameat(base, other, base, path));
-    renameat(base, path, base, other);
-    met(!utimensat(base, other, now, 0));
-    if (!fstatat(base, other, &it, 0) && it.st_size != 5) {
-        printf("%s has been looked at\n", other);
+    snprintf(made, sizeof made, "%smade", before);
+    snprintf(victim, sizeof victim, "%svictim", before);
+    mkdirat(base, made, 0755);
+    unlinkat(base, made, AT_REMOVEDIR);
+    symlinkat("x", base, made);
+    unlinkat(base, made, 0);
+    linkat(base, victim, base, made, 0);
+    unlinkat(base, made, 0);
+    renameat(base, victim, base, made);
+    renameat(base, made, base, victim);
+    utimensat(base, victim, NULL, 0);
+    if (!fstatat(base, victim, &it, 0) && S_ISREG(it.st_mode) && it.st_size > 5) {
+        printf("%s has been looked at\n", victim);
         exit(1);
     }
-    int fd = openat(base, path, O_CREAT | O_EXCL | O_WRONLY, 0666);
+    int fd = openat(base, made, O_CREAT | O_EXCL | O_WRONLY, 0666);
     if (fd >= 0) close(fd);
-    unlinkat(base, path, 0);
+    unlinkat(base, made, 0);
 }
 
 int main(int argc, char **argv) {
