@@ -3,19 +3,26 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
+use coracle_abi::compiler::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Error;
 use crate::program;
 
 /// No line of the compiler's is longer.
-const LONGEST_MESSAGE: u64 = 4096;
+const LONGEST_MESSAGE: usize = 4096;
+/// How often the bar is drawn.
+const INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// An empty file in memory.
 pub fn memory_file(name: &CStr) -> io::Result<File> {
@@ -45,14 +52,10 @@ pub fn compile(compiler: &Path, module: &File, name: &str, progress: bool) -> Re
     let mut input = module.try_clone().map_err(memory)?;
     input.rewind().map_err(memory)?;
     let output = memory_file(c"artifact").map_err(memory)?;
-    let mut message = memory_file(c"message").map_err(memory)?;
-    let status = run(compiler, input, &output, &message, progress && io::stderr().is_terminal())
+    let status = run(compiler, input, &output, progress && io::stderr().is_terminal())
         .map_err(|e| Error::Program { path: compiler.to_owned(), reason: e.into() })?;
-    let mut text = String::new();
-    // A message that cannot be read is as good as none.
-    let _ = message.rewind().and_then(|()| message.take(LONGEST_MESSAGE).read_to_string(&mut text));
     if !status.success() {
-        return Err(failure(name, status, text.lines().next().unwrap_or_default()));
+        return Err(failure(name, status, &output));
     }
     if output.metadata().map_err(memory)?.len() == 0 {
         return Err(Error::Compiler { name: name.to_owned(), what: "produced nothing".to_owned() });
@@ -61,46 +64,63 @@ pub fn compile(compiler: &Path, module: &File, name: &str, progress: bool) -> Re
     Ok(output)
 }
 
-fn failure(name: &str, status: ExitStatus, message: &str) -> Error {
+/// What the compiler left in its output is a message only if it ended by itself. It has seen the module, so its word
+/// is not for a terminal to obey.
+fn failure(name: &str, status: ExitStatus, output: &File) -> Error {
     let name = name.to_owned();
     if let Some(signal) = status.signal() {
         return Error::Compiler { name, what: format!("was killed by signal {signal}") };
     }
-    match message {
-        "" => Error::Compiler { name, what: format!("failed with {status}") },
-        message => Error::Refused { name, message: message.to_owned() },
+    let mut bytes = vec![0; LONGEST_MESSAGE];
+    // A message that cannot be read is as good as none.
+    let length = output.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..length]);
+    match text.lines().next().unwrap_or_default().replace(char::is_control, "?") {
+        line if line.is_empty() => Error::Compiler { name, what: format!("failed with {status}") },
+        message => Error::Refused { name, message },
     }
 }
 
-fn run(compiler: &Path, input: File, output: &File, message: &File, bar: bool) -> io::Result<ExitStatus> {
+fn run(compiler: &Path, input: File, output: &File, bar: bool) -> io::Result<ExitStatus> {
     let mut command = Command::new(compiler);
-    command.env_clear().stdin(input).stdout(output.try_clone()?);
-    let mut inherited = None;
-    if bar {
-        // The bar goes to the terminal, so the message needs a way of its own.
-        inherited = Some(message.as_raw_fd());
-        command.args(["--progress", "--message-fd", &message.as_raw_fd().to_string()]);
-        // Without it the bar takes the terminal for a dumb one.
-        command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
-    } else {
-        command.stderr(Stdio::from(message.try_clone()?));
-    }
+    command.env_clear().stdin(input).stdout(output.try_clone()?).stderr(Stdio::null());
     program::end_with_us(&mut command);
     // SAFETY: only system calls are made between fork and exec.
     unsafe {
-        command.pre_exec(move || {
+        command.pre_exec(|| {
             // The caller may have blocked signals, to take them from a signalfd; blocked, they pass exec.
             let mut none = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-            if let Some(fd) = inherited {
-                rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(fd), rustix::io::FdFlags::empty())?;
-            }
             Ok(())
         });
     }
     let _waitable = Waitable::new();
-    command.status()
+    if bar { watch(&mut command.spawn()?, output) } else { command.status() }
+}
+
+/// Waits for the compiler, and draws how far it says it is.
+fn watch(compiler: &mut Child, output: &File) -> io::Result<ExitStatus> {
+    let style = ProgressStyle::with_template("compiling [{bar:40}] {percent}% {eta}")
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "));
+    let bar = ProgressBar::no_length().with_style(style);
+    let pidfd = pidfd_open(Pid::from_child(compiler), PidfdFlags::empty())?;
+    let ended = loop {
+        if let Some(status) = compiler.try_wait()? {
+            break status;
+        }
+        let mut record = [0; Progress::LENGTH];
+        if output.read_exact_at(&mut record, 0).is_ok()
+            && let Some(Progress { done, total }) = Progress::from_bytes(&record)
+        {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+        // Returns at once when the compiler ends.
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&INTERVAL))?;
+    };
+    bar.finish_and_clear();
+    Ok(ended)
 }
 
 /// Children can be waited for while this lives, even if we were started with SIGCHLD ignored: the kernel then

@@ -4,6 +4,8 @@
 //! checks a module against before it spends any time on it; coracle-wasi expands it into the functions themselves,
 //! whose Rust signatures must then fit. So what is promised and what is defined cannot differ.
 
+pub mod compiler;
+
 use std::fmt;
 
 /// A type of the WebAssembly core specification that an import of ours takes or returns.

@@ -7,6 +7,7 @@ use wasmer::sys::wasmparser::{BinaryReaderError, FuncType, Import, Parser, Paylo
 
 /// Why the module cannot be given what it asks for.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error("invalid module: {0}")]
     Invalid(#[from] BinaryReaderError),
@@ -21,6 +22,9 @@ pub enum Error {
 }
 
 /// Checks every import of the module. What follows the import section is left to the compiler's validation.
+///
+/// # Errors
+/// The first import that cannot be had.
 pub fn check(module: &[u8]) -> Result<(), Error> {
     let mut types = Vec::new();
     for payload in Parser::new(0).parse_all(module) {

@@ -6,6 +6,7 @@ use wat::Detect;
 
 /// Why the bytes are not a module.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error("the file is empty")]
     Empty,
@@ -24,6 +25,9 @@ pub enum Error {
 }
 
 /// The binary form of the module in `bytes`.
+///
+/// # Errors
+/// What they are instead.
 pub fn module(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     if bytes.is_empty() {
         return Err(Error::Empty);

@@ -1,30 +1,11 @@
 //! coracle-wasi: runs one compiled WASI preview1 module, as the program of a container.
 //!
-//! The runtime executes it by descriptor, inside the container, with the compiled module on an inherited descriptor
-//! ([`start`]). The module's host functions are system calls on the container's own descriptors ([`preview1`]): there is
-//! no file system between guest and kernel, and no second thread. What the guest passes is checked in [`memory`], paths
-//! in [`resolve`], descriptors in [`descriptors`]. The root file system may be empty: nothing here opens a path of its own
-//! but the directories that the guest gets.
-//!
 //! There is no Rust `main`: the standard library's start-up costs system calls for what is not needed here.
 #![cfg_attr(not(test), no_main)]
 
-mod artifact;
-mod descriptors;
-mod imports;
-mod memory;
-mod module;
-mod preview1;
-mod resolve;
-mod sandbox;
-mod signals;
-mod start;
-mod state;
-mod trap;
-mod types;
-mod unstable;
-
 use std::ffi::{c_char, c_int};
+
+use coracle_wasi::{module, signals, start, trap};
 
 /// C's entry point.
 ///

@@ -28,7 +28,7 @@ pub enum Error {
     Artifact(#[from] artifact::Error),
     /// The process cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] sandbox::Error),
+    Sandbox(#[from] coracle_confine::Error),
     /// It imports what we do not have.
     #[error(transparent)]
     Import(#[from] Unsatisfied),

@@ -5,7 +5,7 @@
 //! `org.coracle.wasm.dirs`, a comma-separated list of `PATH::NAME` as Wasmtime's `--dir` takes it.
 //!
 //! A guest's descriptors are standard input, output and error; from 3, what `LISTEN_FDS` counts, as sd_listen_fds(3)
-//! has it and Wasmtime's `--listenfd`; then the directories in the order of the list.
+//! has it and Wasmtime's `--listenfd`; then the directories in the order of the list. What else was left open is closed.
 
 use std::{
     ffi::{CStr, CString, c_char},
@@ -92,6 +92,14 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
         descriptor.preopen = Some(Preopen::Passed);
         let _ = descriptors.put(fd as usize, descriptor);
     }
+    let first = FIRST_PREOPEN as RawFd + passed;
+    match artifact.filter(|&it| it >= first) {
+        Some(artifact) => {
+            close(first, artifact - 1);
+            close(artifact + 1, RawFd::MAX);
+        }
+        None => close(first, RawFd::MAX),
+    }
     for (path, name) in directories(dirs)? {
         let descriptor = preopen(&path, name).map_err(|errno| Error::Directory {
             path: path.to_string_lossy().into_owned(),
@@ -130,6 +138,22 @@ unsafe fn inherited(fd: RawFd) -> Option<Descriptor> {
     // SAFETY: open, and the caller says that it is nobody else's.
     let descriptor = Descriptor::new(unsafe { OwnedFd::from_raw_fd(fd) });
     descriptor.ok().map(|it| Descriptor { confinement: Confinement::Beneath, ..it })
+}
+
+/// Closes what an engine passes with `--preserve-fds` and says nothing about: a guest could not use it, an intruder could.
+fn close(first: RawFd, last: RawFd) {
+    if first > last {
+        return;
+    }
+    // SAFETY: nobody has these descriptors: the caller's, and nothing has been opened here yet.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result < 0 {
+        // A profile or kernel older than the call (Linux 5.9). Such engines pass few.
+        for fd in first..=last.min(1023) {
+            // SAFETY: as above.
+            unsafe { libc::close(fd) };
+        }
+    }
 }
 
 fn preopen(path: &CStr, name: CString) -> rustix::io::Result<Descriptor> {
