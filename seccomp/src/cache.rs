@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::{Error, Filter, Instruction, MAX_INSTRUCTIONS, NEW_LISTENER, Unknown, program_from_bytes};
 
 /// Changes with the meaning of the content, beside the version of this crate.
-const FORMAT: &str = "coracle seccomp cache 2";
+const FORMAT: &str = "coracle seccomp cache 3";
 const DIGEST_LENGTH: usize = 32;
 const FLAGS_LENGTH: usize = 4;
 

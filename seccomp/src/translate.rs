@@ -35,16 +35,20 @@ impl Filter {
             return Err(Error::NotifyWrite);
         }
 
-        let mut context = ScmpFilterContext::new(default)?;
+        let mut context: Option<ScmpFilterContext> = None;
         for (oci, architecture) in &architectures {
-            // One of the other byte order, or one that is newer than the library.
-            context.add_arch(*architecture).map_err(|_| Error::Architecture(name(oci)))?;
+            let mut only = for_one(*architecture, default, || Error::Architecture(name(oci)))?;
+            for rule in rules {
+                add(&mut only, *architecture, rule, default, unknown)?;
+            }
+            match &mut context {
+                Some(context) => drop(context.merge(only)?),
+                None => context = Some(only),
+            }
         }
+        let mut context = context.ok_or(Error::NoProgram(0))?;
         if rules.iter().map(|rule| rule.names().len()).sum::<usize>() > TREE_THRESHOLD {
             context.set_ctl_optimize(2)?;
-        }
-        for rule in rules {
-            add(&mut context, rule, default, unknown)?;
         }
 
         let mut program = enosys::stub(profile, &architectures);
@@ -112,8 +116,35 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
     }
 }
 
+/// A context for the calls of one architecture.
+///
+/// Each has its own, to which only calls are added that the architecture has: where one that it has not comes first among
+/// its rules, libseccomp (up to 2.6.1 at least) leaves out the instruction that loads the number of the call, and none of
+/// the architecture's rules holds.
+fn for_one(
+    architecture: ScmpArch,
+    default: ScmpAction,
+    refused: impl Fn() -> Error,
+) -> Result<ScmpFilterContext, Error> {
+    let mut context = ScmpFilterContext::new(default)?;
+    if architecture != ScmpArch::native() {
+        // It may be one of the other byte order, or one that is newer than the library.
+        context.add_arch(architecture).map_err(|_| refused())?;
+        context.remove_arch(ScmpArch::native())?;
+    }
+    Ok(context)
+}
+
+/// Whether an architecture has a call, itself or as one of those behind `socketcall` and `ipc`. libseccomp has numbers below
+/// these for all others (its `__PNR_` names).
+fn has(architecture: ScmpArch, name: &str) -> bool {
+    const ABSENT: i32 = -10_000;
+    ScmpSyscall::from_name_by_arch(name, architecture).is_ok_and(|call| call.as_raw_syscall() > ABSENT)
+}
+
 fn add(
     context: &mut ScmpFilterContext,
+    architecture: ScmpArch,
     rule: &LinuxSyscall,
     default: ScmpAction,
     unknown: Unknown,
@@ -137,6 +168,9 @@ fn add(
             (Err(_), Unknown::Skip) => continue,
             (Err(_), Unknown::Fail) => return Err(Error::UnknownCall(name.clone())),
         };
+        if !has(architecture, name) {
+            continue;
+        }
         let repeated = |argument: &LinuxSeccompArg| {
             arguments.iter().filter(|other| other.index() == argument.index()).count() > 1
         };

@@ -163,6 +163,17 @@ fn calls_newer_than_the_profile_are_unknown_to_it() {
     }
 }
 
+/// A rule holds whatever comes before it: here a call of another architecture than the caller's.
+#[test]
+fn rules_behind_one_for_a_call_that_is_not_there() {
+    let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":
+        ["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32","SCMP_ARCH_AARCH64"],"syscalls":[
+        {"names":["arm_fadvise64_64","_llseek"],"action":"SCMP_ACT_ERRNO"},
+        {"names":["socket"],"action":"SCMP_ACT_ERRNO","errnoRet":99,
+         "args":[{"index":0,"value":7,"op":"SCMP_CMP_EQ"}]}]}"#;
+    assert_eq!(end(text, socket_7_of_type_0), Exit(99));
+}
+
 #[test]
 fn flags_are_taken_by_the_kernel() {
     for flag in coracle_seccomp::FLAGS {
