@@ -71,8 +71,11 @@ enum Node {
     Typed(Signature, Box<Node>),
 }
 
+/// How deep a value may be: as D-Bus has it for arrays and structures together.
+const DEPTH: usize = 64;
+
 fn parse(text: &str) -> Result<Variant<'static>, String> {
-    let mut parser = Parser { rest: text.trim_start() };
+    let mut parser = Parser { rest: text.trim_start(), depth: 0 };
     let node = parser.node()?;
     if !parser.rest.is_empty() {
         return Err(format!("{:?} is left over", parser.rest));
@@ -82,10 +85,21 @@ fn parse(text: &str) -> Result<Variant<'static>, String> {
 
 struct Parser<'t> {
     rest: &'t str,
+    depth: usize,
 }
 
 impl Parser<'_> {
     fn node(&mut self) -> Result<Node, String> {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return Err(format!("is more than {DEPTH} levels deep"));
+        }
+        let node = self.shallow();
+        self.depth -= 1;
+        node
+    }
+
+    fn shallow(&mut self) -> Result<Node, String> {
         let first = self.rest.chars().next().ok_or("ends too early")?;
         match first {
             '[' => self.list('[', ']').map(Node::Array),
@@ -272,7 +286,8 @@ fn number(text: &str, signature: &Signature) -> Result<Variant<'static>, String>
         None if digits.len() > 1 && digits.starts_with('0') => i128::from_str_radix(digits, 8),
         None => digits.parse(),
     };
-    let whole = magnitude.map_err(|_| bad())? * if negative { -1 } else { 1 };
+    let magnitude = magnitude.map_err(|_| bad())?;
+    let whole = if negative { magnitude.checked_neg().ok_or_else(bad)? } else { magnitude };
     let value = match signature {
         Signature::U8 => u8::try_from(whole).map(Variant::U8),
         Signature::I16 => i16::try_from(whole).map(Variant::I16),
@@ -320,6 +335,16 @@ mod tests {
         {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn depth_is_limited_and_not_by_the_stack() {
+        let nested = |open: &str, close: &str, depth| open.repeat(depth) + "1" + &close.repeat(depth);
+        assert!(parse(&nested("[", "]", 20)).is_ok());
+        for (open, close) in [("[", "]"), ("(", ")"), ("<", ">"), ("uint32 ", "")] {
+            assert!(parse(&nested(open, close, 1_000_000)).unwrap_err().contains("levels"), "{open}");
+        }
+        assert!(parse("--170141183460469231731687303715884105728").is_err());
     }
 
     #[test]
