@@ -54,11 +54,20 @@ pub fn read_again(path: &Path) -> Result<Spec, Error> {
 }
 
 fn read_spec(path: &Path, unknown: fn(&[String])) -> Result<Spec, Error> {
-    let mut spec: Spec = read_json(path, unknown)?;
+    parse(path, &read_bytes(path)?, unknown)
+}
+
+/// The configuration that a file of this path holds; `unknown` is told of capabilities that are left out because nobody
+/// knows them.
+///
+/// # Errors
+/// [`Error::Parse`].
+pub fn parse(path: &Path, bytes: &[u8], unknown: fn(&[String])) -> Result<Spec, Error> {
+    let mut spec: Spec = parse_json(path, bytes, unknown)?;
     if let Some(mut resources) = spec.linux().as_ref().and_then(|linux| linux.resources().clone())
         && resources.hugepage_limits().iter().flatten().any(|limit| limit.page_size().is_empty())
     {
-        let json: serde_json::Value = read_json(path, |_| ())?;
+        let json: serde_json::Value = parse_json(path, bytes, |_| ())?;
         complete_page_sizes(&mut resources, &json["linux"]["resources"]);
         if let Some(linux) = spec.linux_mut() {
             linux.set_resources(Some(resources));
@@ -84,7 +93,15 @@ fn complete_page_sizes(resources: &mut LinuxResources, json: &serde_json::Value)
 /// # Errors
 /// As [`read`].
 pub fn read_process(path: &Path) -> Result<Process, Error> {
-    read_json(path, warn_of_unknown)
+    parse_process(path, &read_bytes(path)?, warn_of_unknown)
+}
+
+/// The `process` that a file of this path holds; `unknown` as in [`parse`].
+///
+/// # Errors
+/// [`Error::Parse`].
+pub fn parse_process(path: &Path, bytes: &[u8], unknown: fn(&[String])) -> Result<Process, Error> {
+    parse_json(path, bytes, unknown)
 }
 
 /// Reads a list of mounts, config.md's "mounts" as a file of its own.
@@ -92,17 +109,19 @@ pub fn read_process(path: &Path) -> Result<Process, Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_mounts(path: &Path) -> Result<Vec<Mount>, Error> {
-    read_json(path, |_| ())
+    parse_json(path, &read_bytes(path)?, |_| ())
 }
 
 fn warn_of_unknown(capabilities: &[String]) {
     log::warn(&identity::unavailable(capabilities));
 }
 
-/// `unknown` is told of capabilities that are left out because nobody knows them.
-fn read_json<T: DeserializeOwned>(path: &Path, unknown: fn(&[String])) -> Result<T, Error> {
-    let bytes = fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
-    let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes)) {
+fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })
+}
+
+fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8], unknown: fn(&[String])) -> Result<T, Error> {
+    let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)) {
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
@@ -111,7 +130,7 @@ fn read_json<T: DeserializeOwned>(path: &Path, unknown: fn(&[String])) -> Result
         field: error.path().to_string(),
         reason: error.into_inner(),
     };
-    let Ok(mut value) = serde_json::from_slice(&bytes) else { return Err(failed(error)) };
+    let Ok(mut value) = serde_json::from_slice(bytes) else { return Err(failed(error)) };
     let left_out = lenient::rewrite(&mut value);
     if !left_out.is_empty() {
         unknown(&left_out);

@@ -89,7 +89,7 @@ fn store(cache: &Path, name: &str, key: &blake3::Hash, filter: &Filter) -> io::R
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let mut content = filter.flags.to_le_bytes().to_vec();
-    content.extend(filter.program.iter().flat_map(|instruction| instruction.to_bytes()));
+    content.extend(filter.to_bytes());
     // It has no name before it is whole, so that one who is killed here leaves nothing.
     let mut options = OpenOptions::new();
     let mut file = options.write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(cache)?;

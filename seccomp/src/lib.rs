@@ -185,6 +185,11 @@ impl Filter {
         Ok(Self { program, flags: flag_bits(flags), notifies: false })
     }
 
+    /// The program, as the kernel takes it and [`Self::from_bytes`] too.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.program.iter().flat_map(|instruction| instruction.to_bytes()).collect()
+    }
+
     /// Whether the profile has calls answered by somebody else (`SCMP_ACT_NOTIFY`), who needs the descriptor that
     /// [`Self::install`] returns.
     pub fn notifies(&self) -> bool {

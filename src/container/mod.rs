@@ -42,8 +42,8 @@ pub use checkpoint::Checkpoint;
 pub use create::{Attended, Create, Created, create};
 pub use exec::{Exec, Executed, exec};
 pub use process::{Process, signal};
-pub use remains::remove_remains;
-pub use restore::{Restore, Restored, restore};
+pub use remains::{Remains, remove_remains};
+pub use restore::{Restore, Restored, parse_streams, restore};
 pub use status::Status;
 pub use turn::Turn;
 
@@ -234,7 +234,16 @@ impl Container {
             }
             Err(e) => return Err(Error::Io { path, reason: e.into() }),
         };
-        let state: State = serde_json::from_slice(&bytes)
+        Self::parse(directory, id, &bytes)
+    }
+
+    /// The container that a state file describes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a state file that is not ours, or another container's.
+    pub fn parse(directory: PathBuf, id: &str, bytes: &[u8]) -> Result<Self, Error> {
+        let path = directory.join(STATE_FILE);
+        let state: State = serde_json::from_slice(bytes)
             .map_err(|e| Error::Damaged { path: path.clone(), reason: e.to_string() })?;
         if state.id != id {
             let reason = format!("it describes container {:?}", state.id);

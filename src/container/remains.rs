@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -101,20 +102,25 @@ fn clear(directory: &Path, id: &str, global: &Global) -> Result<(), Error> {
 
 /// What can still be told of a container.
 #[derive(Debug, Default)]
-struct Remains {
-    init: Option<Process>,
-    cgroup: Option<Cgroup>,
+pub struct Remains {
+    /// Its first process.
+    pub init: Option<Process>,
+    /// Its cgroup: below the root of a hierarchy of this host, for everybody in there is going to be killed.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl Remains {
     fn find(directory: &Path, id: &str, global: &Global) -> Self {
-        let state = fs::read(directory.join(STATE_FILE)).ok();
-        let state = state.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
+        let state = fs::read(directory.join(STATE_FILE)).unwrap_or_default();
+        Self::of(&state, || config::read_again(&directory.join(CONFIG_FILE)).ok(), id, global.rootless)
+    }
+
+    /// What a state file, in whatever condition, or else the configuration tells of container `id`.
+    pub fn of(state: &[u8], config: impl FnOnce() -> Option<Spec>, id: &str, rootless: bool) -> Self {
+        let state = serde_json::from_slice(state).unwrap_or(Value::Null);
         let mut found = if state["id"] == id { Self::of_state(&state) } else { Self::default() };
-        found.cgroup = found.cgroup.and_then(Cgroup::on_this_host).or_else(|| {
-            let spec = config::read_again(&directory.join(CONFIG_FILE)).ok()?;
-            Cgroup::of_config(&spec, id, global.rootless)?.on_this_host()
-        });
+        let planned = || Cgroup::of_config(&config()?, id, rootless)?.on_this_host();
+        found.cgroup = found.cgroup.and_then(Cgroup::on_this_host).or_else(planned);
         found
     }
 

@@ -209,8 +209,15 @@ fn notified(
 
 /// What the standard streams were. A checkpoint of crun's has the same file.
 fn saved_streams(path: &Path) -> Result<Vec<String>, Error> {
-    let bytes = fs::read(path).map_err(io_error(path))?;
-    serde_json::from_slice(&bytes)
+    parse_streams(path, &fs::read(path).map_err(io_error(path))?)
+}
+
+/// The standard streams that a file of this path in a checkpoint names.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub fn parse_streams(path: &Path, bytes: &[u8]) -> Result<Vec<String>, Error> {
+    serde_json::from_slice(bytes)
         .map_err(|e| Error::Checkpoint(format!("{}: not a list of standard streams: {e}", path.display())))
 }
 
