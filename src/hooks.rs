@@ -127,7 +127,7 @@ impl Moment<'_> {
         command.stdin(Stdio::piped()).stdout(out.stdio()).stderr(err.stdio());
         // Not under the container's filter, which may forbid it; its init takes all with it when it ends.
         if self.kind != "startContainer" {
-            program::end_with_us(&mut command);
+            program::attach_to_us(&mut command);
         }
         let mut child = command.spawn().map_err(said)?;
         if let Some(mut stdin) = child.stdin.take() {

@@ -1,14 +1,14 @@
-//! Labels of Linux security modules. The files that take them are opened in the host's /proc, before a container's
+//! Labels of Linux security modules. The files that take them are opened in the host's procfs, before a container's
 //! mounts can put others in their place.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Process;
+use rustix::fs::OFlags;
 
 use crate::config::{self, wrong};
 use crate::init::Error;
+use crate::procfs::{self, Procfs};
 
 /// Whether SELinux is in force: its file system is mounted only where a policy may be loaded.
 pub fn has_selinux() -> bool {
@@ -50,24 +50,20 @@ pub fn check(process: &Process) -> Result<(), config::Error> {
 #[derive(Debug)]
 struct Attribute {
     path: &'static str,
-    file: File,
+    file: OwnedFd,
     value: String,
 }
 
 impl Attribute {
-    fn open(path: &'static str, value: String) -> Result<Self, Error> {
-        match OpenOptions::new().write(true).open(path) {
+    fn open(procfs: &Procfs, path: &'static str, value: String) -> Result<Self, Error> {
+        match procfs.file(path, OFlags::WRONLY) {
             Ok(file) => Ok(Self { path, file, value }),
-            Err(e) => Err(Error::Write { path: path.into(), value, reason: e.into() }),
+            Err(errno) => Err(procfs::failed(path, &value, errno)),
         }
     }
 
     fn write(&self) -> Result<(), Error> {
-        (&self.file).write_all(self.value.as_bytes()).map_err(|e| Error::Write {
-            path: self.path.into(),
-            value: self.value.clone(),
-            reason: e.into(),
-        })
+        procfs::put(&self.file, &self.value).map_err(|errno| procfs::failed(self.path, &self.value, errno))
     }
 }
 
@@ -80,15 +76,15 @@ impl Labels {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn open(process: &Process) -> Result<Self, Error> {
+    pub fn open(process: &Process, procfs: &Procfs) -> Result<Self, Error> {
         // AppArmor's own since Linux 5.8.
-        const APPARMOR: &str = "/proc/thread-self/attr/apparmor/exec";
-        const EXEC: &str = "/proc/thread-self/attr/exec";
+        const APPARMOR: &str = "thread-self/attr/apparmor/exec";
+        const EXEC: &str = "thread-self/attr/exec";
         let apparmor = profile(process).map(|profile| {
-            let path = if Path::new(APPARMOR).exists() { APPARMOR } else { EXEC };
-            Attribute::open(path, format!("exec {profile}"))
+            let path = if procfs.file(APPARMOR, OFlags::PATH).is_ok() { APPARMOR } else { EXEC };
+            Attribute::open(procfs, path, format!("exec {profile}"))
         });
-        let selinux = label(process).map(|label| Attribute::open(EXEC, label.to_owned()));
+        let selinux = label(process).map(|label| Attribute::open(procfs, EXEC, label.to_owned()));
         Ok(Self([apparmor.transpose()?, selinux.transpose()?]))
     }
 
@@ -106,7 +102,6 @@ impl Labels {
 ///
 /// # Errors
 /// [`Error::Write`].
-pub fn apply_to_keys(process: &Process) -> Result<(), Error> {
-    let Some(label) = label(process) else { return Ok(()) };
-    Attribute::open("/proc/thread-self/attr/keycreate", label.to_owned())?.write()
+pub fn apply_to_keys(process: &Process, procfs: &Procfs) -> Result<(), Error> {
+    label(process).map_or(Ok(()), |label| procfs.write("thread-self/attr/keycreate", label))
 }

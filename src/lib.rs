@@ -22,6 +22,7 @@ pub mod log;
 pub mod net_devices;
 pub mod notify;
 pub mod passwd;
+pub mod procfs;
 pub mod program;
 pub mod resctrl;
 pub mod rootfs;

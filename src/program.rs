@@ -152,17 +152,57 @@ pub fn execve(path: &CStr, arguments: &[CString], environment: &[CString]) -> io
     io::Error::last_os_error()
 }
 
-/// Makes a program that we run end with us, however we end: nobody would wait for it.
-pub fn end_with_us(command: &mut Command) {
+/// Makes a program that we run for a container end with us, however we end, for nobody would wait for it; and gives it
+/// none of the descriptors that we or our caller have open past the standard streams.
+pub fn attach_to_us(command: &mut Command) {
     let us = rustix::process::getpid();
-    // SAFETY: only system calls are made between fork and exec.
+    // SAFETY: only system calls are made between fork and exec, and no descriptor is closed before the exec.
     unsafe {
         command.pre_exec(move || {
+            each_between(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC, |fd| {
+                libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)
+            })?;
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // We may be gone already.
             if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
         });
     }
+}
+
+/// Closes descriptors by their numbers.
+///
+/// # Safety
+/// Nothing may use them any more.
+///
+/// # Errors
+/// Those of close_range(2).
+pub unsafe fn close(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: up to the caller.
+    each_between(first, last, 0, |fd| unsafe { libc::close(fd) })
+}
+
+/// close_range(2). A kernel that lacks the call or the flag, as before Linux 5.9 and 5.11, has it done one by one.
+fn each_between(
+    first: u32,
+    last: u32,
+    flags: libc::c_uint,
+    one: impl Fn(libc::c_int) -> libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: plain integers; the callers say what becomes of the descriptors.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) {
+        return Err(error);
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let end = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(u32::MAX).min(1 << 20);
+    for number in first..last.saturating_add(1).min(end) {
+        // Most numbers are no descriptor.
+        one(number.cast_signed());
+    }
+    Ok(())
 }
 
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {

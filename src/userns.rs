@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use crate::init::Error;
 use crate::init::namespaces::{Cloned, clone3};
 use crate::passwd;
+use crate::procfs::Procfs;
 
 /// The id on the host that a container with these mappings knows as `id`.
 pub fn on_host(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
@@ -26,7 +27,7 @@ pub fn on_host(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
 ///
 /// # Errors
 /// [`Error::IdMap`].
-pub fn map_ids(pid: i32, spec: &Spec) -> Result<(), Error> {
+pub fn map_ids(pid: i32, spec: &Spec, procfs: &Procfs) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let privileged = rustix::process::geteuid().is_root();
     let user = spec.process().as_ref().map(oci_spec::runtime::Process::user);
@@ -40,11 +41,10 @@ pub fn map_ids(pid: i32, spec: &Spec) -> Result<(), Error> {
     };
     if !privileged && gids.len() == 1 && gids[0].size() == 1 {
         // An ordinary user may map his own group only once setgroups(2) is off the table (CVE-2014-8989).
-        let path = format!("/proc/{pid}/setgroups");
-        fs::write(&path, "deny").map_err(|e| Error::IdMap(format!("{path}: {e}")))?;
+        procfs.write(&format!("{pid}/setgroups"), "deny")?;
     }
-    map(pid, "gid_map", "newgidmap", gids, privileged)?;
-    map(pid, "uid_map", "newuidmap", uids, privileged)
+    map(procfs, pid, "gid_map", "newgidmap", gids, privileged)?;
+    map(procfs, pid, "uid_map", "newuidmap", uids, privileged)
 }
 
 /// The mappings where config.json has none, as crun has them: the container's user is its caller, and other ids
@@ -102,12 +102,12 @@ pub fn detached(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Owne
             }
         }
     };
-    let made = map(pid, "uid_map", "newuidmap", uids, true)
-        .and_then(|()| map(pid, "gid_map", "newgidmap", gids, true))
-        .and_then(|()| {
-            let path = format!("/proc/{pid}/ns/user");
-            fs::File::open(&path).map_err(|e| Error::IdMap(format!("{path}: {}", crate::error::Os::from(e))))
-        });
+    let made = Procfs::open().and_then(|procfs| {
+        map(&procfs, pid, "uid_map", "newuidmap", uids, true)?;
+        map(&procfs, pid, "gid_map", "newgidmap", gids, true)?;
+        let path = format!("/proc/{pid}/ns/user");
+        fs::File::open(&path).map_err(|e| Error::IdMap(format!("{path}: {}", crate::error::Os::from(e))))
+    });
     if let Some(pid) = Pid::from_raw(pid) {
         // It cannot be gone, and nobody else waits for it.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
@@ -117,6 +117,7 @@ pub fn detached(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Owne
 }
 
 fn map(
+    procfs: &Procfs,
     pid: i32,
     file: &str,
     helper: &str,
@@ -125,12 +126,9 @@ fn map(
 ) -> Result<(), Error> {
     let triples = mappings.iter().map(|m| [m.container_id(), m.host_id(), m.size()]);
     if privileged || (mappings.len() == 1 && mappings[0].size() == 1) {
-        let path = format!("/proc/{pid}/{file}");
         let text: String =
             triples.map(|[inside, outside, size]| format!("{inside} {outside} {size}\n")).collect();
-        return fs::write(&path, &text).map_err(|e| {
-            Error::IdMap(format!("{path}: {:?}: {}", text.trim_end(), crate::error::Os::from(e)))
-        });
+        return procfs.write(&format!("{pid}/{file}"), &text);
     }
     let output = Command::new(helper)
         .arg(pid.to_string())

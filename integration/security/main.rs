@@ -5,4 +5,8 @@
 
 mod canary;
 mod cve_2022_29162;
+mod cve_2024_21626;
+mod cve_2024_45310;
 mod guests;
+mod swap;
+mod swapped;

@@ -52,6 +52,18 @@ pub fn wat(name: &str) -> Result<PathBuf> {
     build(&source("wat", name, "wat"), |source, to| Ok(fs::write(to, wat::parse_file(source)?)?))
 }
 
+/// A native program in C, statically linked: it runs in an empty root file system.
+///
+/// # Errors
+/// The compiler is missing or finds an error.
+pub fn native(name: &str) -> Result<PathBuf> {
+    build(&source("native", name, "c"), |source, to| {
+        let mut gcc = command("gcc");
+        gcc.args(["-static", "-O1", "-Wall", "-Werror", "-o"]).arg(to).arg(source);
+        run(gcc)
+    })
+}
+
 fn source(language: &str, name: &str, extension: &str) -> PathBuf {
     repository().join("integration/guests").join(language).join(name).with_extension(extension)
 }

@@ -29,6 +29,7 @@ use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message, Socket};
 use crate::init::{self, Program};
+use crate::procfs::Procfs;
 use crate::seccomp::{self, Listener};
 use crate::{config, file, hooks, net_devices, notify, passwd, resctrl, rootfs, userns};
 
@@ -209,8 +210,9 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     let (ours, theirs) = sync::pair()?;
     let cgroup = JoinCgroup::open(container.state.cgroup.as_ref(), !namespaces.needs_helper(), None)?;
     let into = cgroup.v2.as_ref().map(AsFd::as_fd);
-    let map_ids = |pid| userns::map_ids(pid, &spec);
-    let (pid, pidfd) = match namespaces.clone_into(into, &ours, &theirs, map_ids)? {
+    let procfs = Procfs::open()?;
+    let map_ids = |pid| userns::map_ids(pid, &spec, &procfs);
+    let (pid, pidfd) = match namespaces.clone_into(into, &ours, &theirs, &procfs, map_ids)? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             // Nothing of the container is ours to undo in here.
@@ -229,6 +231,7 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
             let program = Program {
                 process,
                 id: request.id,
+                procfs,
                 linux: spec.linux().as_ref(),
                 affinity: Affinity::default(),
                 no_new_keyring: request.no_new_keyring,
@@ -257,7 +260,7 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     net_devices::attach(&spec, pid)?;
     cgroup.finish(container.state.cgroup.as_ref(), pid)?;
     container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
-    set_oom_score(pid, process, global.rootless)?;
+    set_oom_score(pid, process, &procfs, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
     let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
     served.outside = Some(rootfs::Server {
@@ -367,11 +370,15 @@ fn called_name() -> PathBuf {
 
 pub(super) fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
     let root = spec.root().as_ref().ok_or(config::Error::Missing("root"))?;
-    let path = bundle.join(root.path());
-    let path = fs::canonicalize(&path).map_err(|e| Error::Io {
+    let path = rootfs::clean(&bundle.join(root.path()));
+    let real = fs::canonicalize(&path).map_err(|e| Error::Io {
         path: PathBuf::from(format!("config.json: root.path: {}", path.display())),
         reason: e.into(),
     })?;
+    // As with runc: who puts a link there would otherwise choose what the container sees of the host.
+    if real != path {
+        return Err(config::wrong("root.path", path.display(), "is a symlink, or lies behind one").into());
+    }
     if !path.is_dir() {
         return Err(Error::Io { path, reason: io::Error::from_raw_os_error(libc::ENOTDIR).into() });
     }

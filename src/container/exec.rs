@@ -21,6 +21,7 @@ use crate::init::namespaces::{self, Cloned, WayBack, clone_flag, clone_into_pid_
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message};
 use crate::init::{self, Program, Terminal};
+use crate::procfs::Procfs;
 use crate::{config, console};
 
 /// What `exec` is asked for.
@@ -95,6 +96,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let choice = exec_choice(&spec)?;
 
     let (ours, theirs) = sync::pair()?;
+    let procfs = Procfs::open()?;
     let kinds = namespace_flags(&spec);
     let pid_kind = kinds & ThreadNameSpaceType::PROCESS_ID;
     let change_user = kinds.contains(ThreadNameSpaceType::USER);
@@ -138,6 +140,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
             let program = Program {
                 process,
                 id: &container.state.id,
+                procfs,
                 linux: spec.linux().as_ref(),
                 affinity,
                 no_new_keyring: container.state.no_new_keyring,
@@ -176,7 +179,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         },
     }
     container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
-    set_oom_score(pid, process, global.rootless)?;
+    set_oom_score(pid, process, &procfs, global.rootless)?;
     ours.send(&Message::Continue)?;
     let mut served = Served::new(choice, None);
     let answer = |request: Request| match request {

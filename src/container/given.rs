@@ -1,10 +1,7 @@
 //! What a new process gets from its parent, who has the rights for it: cgroup, limits, a place in the queue of the
 //! out-of-memory killer.
 
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use oci_spec::runtime::{Process as SpecProcess, Spec};
 
@@ -13,6 +10,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::cli::Global;
 use crate::error::Os;
 use crate::init;
+use crate::procfs::Procfs;
 
 pub(super) fn plan_cgroup(spec: &Spec, id: &str, global: &Global) -> Result<Option<Cgroup>, Error> {
     let cgroup = Cgroup::plan(spec, id, global.cgroup_manager, global.rootless)?;
@@ -60,15 +58,21 @@ impl JoinCgroup {
 }
 
 /// Written from outside: in a user namespace, the process itself could not lower it.
-pub(super) fn set_oom_score(pid: i32, process: &SpecProcess, rootless: bool) -> Result<(), Error> {
+pub(super) fn set_oom_score(
+    pid: i32,
+    process: &SpecProcess,
+    procfs: &Procfs,
+    rootless: bool,
+) -> Result<(), Error> {
     let Some(score) = process.oom_score_adj() else { return Ok(()) };
-    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
-    let value = score.to_string();
-    match fs::write(&path, &value) {
-        Ok(()) => Ok(()),
+    match procfs.write(&format!("{pid}/oom_score_adj"), &score.to_string()) {
         // An ordinary user may only raise it, and podman passes down what its own process has.
-        Err(e) if rootless && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        Err(e) => Err(init::Error::Write { path, value, reason: e.into() }.into()),
+        Err(init::Error::Write { reason, .. })
+            if rootless && matches!(reason.errno(), Some(libc::EACCES | libc::EPERM)) =>
+        {
+            Ok(())
+        }
+        result => Ok(result?),
     }
 }
 

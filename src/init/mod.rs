@@ -22,6 +22,7 @@ use crate::cgroup::{self, Entrance};
 use crate::container::{State, Status};
 use crate::error::Os;
 use crate::handler::Choice;
+use crate::procfs::Procfs;
 use crate::{config, console, hooks, labels, rootfs};
 use labels::Labels;
 use namespaces::Namespaces;
@@ -121,6 +122,8 @@ pub struct Program<'a> {
     pub process: &'a Process,
     /// The container's id.
     pub id: &'a str,
+    /// The host's procfs, open until the process is in its namespaces.
+    pub procfs: Procfs,
     /// What holds for every process of the container.
     pub linux: Option<&'a Linux>,
     /// Where it may run; the cgroup has a say in that too.
@@ -177,13 +180,11 @@ pub fn container(
 ) -> Result<std::convert::Infallible, Error> {
     let Container { spec, state, .. } = container;
     scene::die_with_parent(true)?;
-    // Nothing that the engine left open may reach the program, beyond what it asked for.
-    scene::close_on_exec(program.preserve_fds)?;
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     // Ids are mapped by the parent.
     socket.await_continue()?;
     program.affinity.settle()?;
-    let labels = Labels::open(program.process)?;
+    let labels = Labels::open(program.process, &program.procfs)?;
     if container.namespaces.change_user() {
         namespaces::become_root()?;
         // With other ids, the kernel has forgotten it.
@@ -192,15 +193,14 @@ pub fn container(
     container.namespaces.enter()?;
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
     if !program.no_new_keyring {
-        labels::apply_to_keys(program.process)?;
+        labels::apply_to_keys(program.process, &program.procfs)?;
         scene::new_session_keyring(program.id)?;
     }
     if container.namespaces.makes(LinuxNamespaceType::Network) {
         scene::raise_loopback()?;
     }
     scene::set_names(spec)?;
-    // Through the host's /proc, which a container's own mount over /proc cannot redirect.
-    scene::set_sysctls(spec)?;
+    scene::set_sysctls(spec, &program.procfs)?;
 
     // The root file system, up to the moment it becomes the root.
     let context = rootfs::Context {
@@ -225,7 +225,7 @@ pub fn container(
     } else {
         scene::reopen_null()?;
     }
-    rootfs::finish(&context)?;
+    rootfs::finish(&context, &prepared)?;
     process::become_program(program, Some(container), &labels, socket)
 }
 
@@ -277,14 +277,13 @@ pub fn join(
     enter: impl FnOnce() -> Result<(), Error>,
     socket: Socket,
 ) -> Result<std::convert::Infallible, Error> {
-    scene::close_on_exec(program.preserve_fds)?;
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     socket.await_continue()?;
     program.affinity.settle()?;
-    let labels = Labels::open(program.process)?;
+    let labels = Labels::open(program.process, &program.procfs)?;
     enter()?;
     if !program.no_new_keyring {
-        labels::apply_to_keys(program.process)?;
+        labels::apply_to_keys(program.process, &program.procfs)?;
         scene::new_session_keyring(program.id)?;
     }
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;

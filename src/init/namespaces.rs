@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxTimeOffset, Spec};
 use rustix::io::Errno;
@@ -20,6 +20,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use super::Error;
 use super::sync::{Message, Socket};
 use crate::config::joined_path;
+use crate::procfs::Procfs;
 
 /// clone(2); the constant of the libc crate has overflowed its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -130,7 +131,8 @@ impl Namespaces {
     }
 
     /// Makes the container's first process. In the child, everything is as in the parent but the
-    /// namespaces; [`Self::enter`] is its first step. `map_ids` maps those of a helper that needs it.
+    /// namespaces; [`Self::enter`] is its first step. `map_ids` maps those of a helper that needs it, and `procfs` is
+    /// the host's.
     ///
     /// # Errors
     /// [`Error::Clone`], [`Error::Namespace`], or what the helper reports.
@@ -139,10 +141,11 @@ impl Namespaces {
         cgroup: Option<BorrowedFd<'_>>,
         ours: &Socket,
         theirs: &Socket,
+        procfs: &Procfs,
         map_ids: impl Fn(i32) -> Result<(), Error>,
     ) -> Result<Cloned, Error> {
         if let Some(offsets) = &self.new_time {
-            let join = || self.prepare_time(offsets, theirs);
+            let join = || self.prepare_time(offsets, theirs, procfs);
             let rest = self.new & !clone_flag(LinuxNamespaceType::User);
             return with_helper(join, rest, ours, theirs, map_ids);
         }
@@ -169,7 +172,7 @@ impl Namespaces {
 
     /// Makes a time namespace for the helper's child. It belongs to the container's user namespace, so that one
     /// comes first, with its ids mapped.
-    fn prepare_time(&self, offsets: &str, parent: &Socket) -> Result<(), Error> {
+    fn prepare_time(&self, offsets: &str, parent: &Socket, procfs: &Procfs) -> Result<(), Error> {
         if self.change_user() {
             self.join_with_user()?;
         } else {
@@ -189,12 +192,7 @@ impl Namespaces {
             parent.await_continue()?;
         }
         unshare(LinuxNamespaceType::Time)?;
-        let path = Path::new("/proc/self/timens_offsets");
-        std::fs::write(path, offsets).map_err(|e| Error::Write {
-            path: path.to_owned(),
-            value: offsets.to_owned(),
-            reason: e.into(),
-        })
+        procfs.write("self/timens_offsets", offsets)
     }
 
     fn join_pid(&self) -> Result<(), Error> {

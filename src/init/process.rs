@@ -55,54 +55,19 @@ pub fn become_program(
         socket.await_continue()?;
     }
 
-    let environment = environment(&program, identity.uid())?;
-
-    // Before, in case that only we may enter it; or after, in case that only the container's user may.
-    let entered = enter_directory(process.cwd())?;
-    // From here on we are the container's user.
-    let groups = user.additional_gids().as_deref().unwrap_or_default();
-    identity.assume((!program.keep_groups).then_some(groups))?;
-    let missing = identity.act()?;
-    if !entered {
-        rustix::process::chdir(process.cwd()).map_err(|e| cannot_enter(process.cwd(), e))?;
-    }
-    check_directory()?;
-    let arguments = process.args().as_deref().unwrap_or_default();
-    let (target, arguments) = match entrypoint::choose(arguments, &environment, program.handler)? {
-        Some((found, arguments)) => (choose_program(found, &socket)?, arguments),
-        None => (entrypoint::Program::Nothing, arguments),
-    };
-
-    if first.is_some() {
-        scene::die_with_parent(false)?;
-    }
-    // Before the filter, which may forbid it. From here on an error ends the process at once, for there are owners of what
-    // is closed.
+    // From here on paths of the container are looked up, and `/proc/self/fd/N` in one of them would lead to whatever the
+    // engine or we still have open, until the exec itself is done (CVE-2024-21626). An error ends the process at once,
+    // for there are owners of what is closed.
     let fifo = first.and_then(|container| container.fifo.as_ref());
-    if let (Some(container), Some(fifo)) = (first, fifo) {
-        let mut keep = vec![socket.as_fd(), fifo.as_fd()];
-        keep.extend(container.hooks.descriptors());
-        if let entrypoint::Program::Handler { program, artifact } = &target {
-            keep.extend([program.as_fd(), artifact.as_fd()]);
-        }
-        if let Err(error) = scene::close_others(program.preserve_fds, &keep) {
-            super::fail(&error, Some(&socket));
-        }
-    }
-    let settled = drop_privileges(&program, &identity, &socket).and_then(|warnings| {
-        missing
-            .into_iter()
-            .chain(warnings)
-            .try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
-        socket.send(&Message::Ready)
-    });
-    if let Err(error) = settled {
-        super::fail(&error, Some(&socket));
-    }
-    // A parent that ends without this word has not noted who we are, and nobody would find us.
-    if let Err(error) = socket.await_continue() {
-        super::fail(&error, Some(&socket));
-    }
+    let mut keep = vec![socket.as_fd()];
+    keep.extend(fifo.map(AsFd::as_fd));
+    keep.extend(first.iter().flat_map(|container| container.hooks.descriptors()));
+    let ready = scene::close_others(program.preserve_fds, &keep)
+        .and_then(|()| get_ready(&program, first.is_some(), &mut identity, &socket));
+    let (target, arguments, environment) = match ready {
+        Ok(ready) => ready,
+        Err(error) => super::fail(&error, Some(&socket)),
+    };
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
     let socket = match fifo {
         Some(fifo) => {
@@ -132,6 +97,44 @@ pub fn become_program(
     }
     foreground::restore_signals(program.signals.as_ref());
     super::fail(&execute(&target, arguments, environment, &program), socket.as_ref())
+}
+
+/// The way from the container's root to its program with all privileges gone, up to the parent's last word. Returns the
+/// program, its arguments and its environment.
+fn get_ready<'a>(
+    program: &Program<'a>,
+    first: bool,
+    identity: &mut Identity,
+    socket: &Socket,
+) -> Result<(entrypoint::Program, &'a [String], Vec<String>), Error> {
+    let process = program.process;
+    let environment = environment(program, identity.uid())?;
+
+    // Before, in case that only we may enter it; or after, in case that only the container's user may.
+    let entered = enter_directory(process.cwd())?;
+    // From here on we are the container's user.
+    let groups = process.user().additional_gids().as_deref().unwrap_or_default();
+    identity.assume((!program.keep_groups).then_some(groups))?;
+    let missing = identity.act()?;
+    if !entered {
+        rustix::process::chdir(process.cwd()).map_err(|e| cannot_enter(process.cwd(), e))?;
+    }
+    check_directory()?;
+    let arguments = process.args().as_deref().unwrap_or_default();
+    let (target, arguments) = match entrypoint::choose(arguments, &environment, program.handler)? {
+        Some((found, arguments)) => (choose_program(found, socket)?, arguments),
+        None => (entrypoint::Program::Nothing, arguments),
+    };
+
+    if first {
+        scene::die_with_parent(false)?;
+    }
+    let warnings = drop_privileges(program, identity, socket)?;
+    missing.into_iter().chain(warnings).try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
+    socket.send(&Message::Ready)?;
+    // A parent that ends without this word has not noted who we are, and nobody would find us.
+    socket.await_continue()?;
+    Ok((target, arguments, environment))
 }
 
 /// What cannot be undone: no new privileges, the filter, the last capabilities.

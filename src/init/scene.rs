@@ -1,8 +1,7 @@
 //! The surroundings of a container's process that are neither its root file system nor its identity.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
@@ -12,8 +11,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::sync::{Message, Socket};
 use super::{Error, Terminal};
-use crate::console;
 use crate::error::Os;
+use crate::procfs::Procfs;
+use crate::{console, program, rootfs};
 
 /// Whether the kernel kills this process when its parent ends: a container that is only half made must not outlive the
 /// runtime, and waits for hooks and mounts where it cannot see its end. The kernel forgets it when our ids change
@@ -23,53 +23,20 @@ pub fn die_with_parent(yes: bool) -> Result<(), Error> {
         .map_err(|e| Error::step("set the parent death signal", e))
 }
 
-/// Marks every descriptor past those of the program to be closed by its exec: close_range(2).
-pub fn close_on_exec(preserve_fds: u32) -> Result<(), Error> {
-    let first = 3 + preserve_fds;
-    // SAFETY: this closes nothing now, it only sets a flag on descriptors.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if result == 0 {
-        return Ok(());
-    }
-    match Os::last() {
-        // Before Linux 5.11 (5.9 for the call itself) each descriptor is marked by itself.
-        Os(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => mark_each(first),
-        reason => Err(Error::step("close_range", reason.0)),
-    }
-}
-
-/// Closes every descriptor but the program's and those of `keep`, where we stay for long: whoever waits for the end of a
-/// stream must not wait for us, and the fewer of the host's files are open the better. What closes is not used again,
-/// for all that is left for this process is to execute the program or to end.
+/// Closes every descriptor but the program's and those of `keep`: the host's files must not be in reach of paths that an
+/// image has made, and whoever waits for the end of a stream must not wait for us. What closes is not used again, for all
+/// that is left for this process is to execute the program or to end.
 pub fn close_others(preserve_fds: u32, keep: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     keep.sort_unstable();
     keep.push(u32::MAX);
-    let mut first = 3 + preserve_fds;
+    let mut first = preserve_fds.saturating_add(3);
     for kept in keep {
         if first < kept {
-            // SAFETY: closes descriptors that nothing here uses any more.
-            let result = unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
-            match Os::last() {
-                // Before Linux 5.9 they stay open until the exec.
-                _ if result == 0 => {}
-                Os(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
-                reason => return Err(Error::step("close_range", reason.0)),
-            }
+            // SAFETY: nothing here uses them any more.
+            unsafe { program::close(first, kept - 1) }.map_err(|e| Error::step("close_range", e))?;
         }
         first = first.max(kept.saturating_add(1));
-    }
-    Ok(())
-}
-
-fn mark_each(first: u32) -> Result<(), Error> {
-    let step = |e| Error::step("list /proc/self/fd", Os::from(e).0);
-    let open = fs::read_dir("/proc/self/fd").map_err(step)?.flatten();
-    for number in open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        if number.cast_unsigned() >= first {
-            // SAFETY: sets a flag on a descriptor of ours, or fails because it is already closed.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
     }
     Ok(())
 }
@@ -131,24 +98,20 @@ pub fn set_names(spec: &Spec) -> Result<(), Error> {
 }
 
 /// The sysctls of the container's namespaces; `config::check` let no others through.
-pub fn set_sysctls(spec: &Spec) -> Result<(), Error> {
+pub fn set_sysctls(spec: &Spec, procfs: &Procfs) -> Result<(), Error> {
     let sysctls = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
     for (key, value) in sysctls.into_iter().flatten() {
         // sysctl(8): where a name holds a slash, dots belong to names like eth0.1.
         let relative = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
-        let path = PathBuf::from("/proc/sys").join(relative);
-        fs::write(&path, value).map_err(|e| Error::Write {
-            path: path.clone(),
-            value: value.clone(),
-            reason: e.into(),
-        })?;
+        procfs.write(&format!("sys/{relative}"), value)?;
     }
     Ok(())
 }
 
-/// Makes the working directory where the image has none, as runc does.
+/// Makes the working directory where the image has none, as runc does. `/proc/self/fd/N` in its path would lead to the
+/// host (CVE-2024-21626).
 pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
-    match fs::create_dir_all(cwd) {
+    match rootfs::make_directory(cwd) {
         Ok(()) => Ok(()),
         // Whether it is usable is decided when the program's user enters it.
         Err(_) if cwd.exists() => Ok(()),

@@ -1,13 +1,17 @@
 //! Attributes and propagation of a mount that exists already, named by a descriptor of its root.
 //!
-//! mount_setattr(2) changes only what it is told to. Linux before 5.12 lacks it and is served by mount(2) through
-//! /proc/self/fd, except for what works on a whole tree.
+//! mount_setattr(2) changes only what it is told to. Linux before 5.12 lacks it and is served by mount(2), except for
+//! what works on a whole tree.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstatvfs, open};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, mount_change, mount_remount};
+use rustix::process::fchdir;
+
+use super::resolve::is_directory;
+use crate::procfs::Procfs;
 
 /// Per-mount flags to set and to clear.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +112,7 @@ impl Attributes {
                 flags |= flag;
             }
         }
-        mount_remount(proc_path(mount), flags, c"")
+        at(mount, |path| mount_remount(path, flags, c""))
     }
 }
 
@@ -117,13 +121,23 @@ pub(super) fn set_propagation(mount: BorrowedFd, propagation: MountPropagationFl
     let recursive = propagation.contains(MountPropagationFlags::REC);
     let kind = propagation - MountPropagationFlags::REC;
     match setattr(mount, recursive, Attributes::NONE, kind) {
-        Err(Errno::NOSYS) => mount_change(proc_path(mount), propagation),
+        Err(Errno::NOSYS) => at(mount, |path| mount_change(path, propagation)),
         result => result,
     }
 }
 
-fn proc_path(fd: BorrowedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
+/// Does something with a path of a mount, and comes back to the working directory. A directory is the path `.`, a file
+/// one below a procfs that is proven to be one.
+fn at(mount: BorrowedFd, change: impl FnOnce(&str) -> Result<(), Errno>) -> Result<(), Errno> {
+    let here = open(c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let changed = if is_directory(mount)? {
+        fchdir(mount).and_then(|()| change("."))
+    } else {
+        let procfs = Procfs::find()?;
+        fchdir(&procfs).and_then(|()| change(&format!("self/fd/{}", mount.as_raw_fd())))
+    };
+    fchdir(&here)?;
+    changed
 }
 
 /// `struct mount_attr`, version 0.

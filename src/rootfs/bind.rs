@@ -51,19 +51,19 @@ pub(super) fn put(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// A bind mount of config.json, the entry of this index.
+/// A bind mount of config.json, the entry of this index. A link that was copied is none.
 pub(super) fn mount(
     ctx: &Context,
     root: &Root,
     (index, mount): (usize, &Mount),
     dest: &Path,
     options: &Options,
-) -> Result<(), Error> {
+) -> Result<Option<OwnedFd>, Error> {
     let source = source(mount, ctx.bundle);
     let name = source.to_string_lossy();
     let failed = |errno| Error::mount(name.as_ref(), dest)(errno);
     if options.copy_symlink && is_symlink(&source).map_err(failed)? {
-        return copy_symlink(root, &source, dest).map_err(failed);
+        return copy_symlink(root, &source, dest).map(|()| None).map_err(failed);
     }
     let idmapped =
         super::idmap::Idmap::of(mount, options, ctx.spec).map_err(Error::unsupported(mount))?.is_some();
@@ -81,11 +81,13 @@ pub(super) fn mount(
         if is_kernel(target.as_fd()).map_err(Error::mount_point(dest))? {
             return Err(Error::InsideProc(dest.to_owned()));
         }
-        return attach(ctx, &tree, &target, dest, options, &name);
+        attach(ctx, &tree, &target, dest, options, &name)?;
+        return Ok(Some(tree));
     }
     let kind = if is_directory(tree.as_fd()).map_err(failed)? { Kind::Directory } else { Kind::File };
     let (target, _) = mount_point(root, dest, kind)?;
-    attach(ctx, &tree, &target, dest, options, &name)
+    attach(ctx, &tree, &target, dest, options, &name)?;
+    Ok(Some(tree))
 }
 
 fn is_symlink(path: &Path) -> Result<bool, Errno> {

@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, mkdirat, statfs, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, statfs, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount as mount_fs};
 use rustix::process::fchdir;
 
 use super::attributes::Attributes;
-use super::mount::{mount_point, new, propagate, reopen};
+use super::mount::{mount_point, new, propagate};
 use super::options::Options;
-use super::resolve::{Kind, Root};
+use super::resolve::{Kind, Root, top};
 use super::{Context, Error, bind};
 
 const HOST: &str = "/sys/fs/cgroup";
@@ -23,13 +23,22 @@ const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 const FORCE_V1: &str = "run.oci.systemd.force_cgroup_v1";
 
 /// A mount of type `cgroup` or `cgroup2`. Both mean what the host has.
-pub(super) fn mount(ctx: &Context, root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
+pub(super) fn mount(
+    ctx: &Context,
+    root: &Root,
+    dest: &Path,
+    options: &Options,
+) -> Result<Option<OwnedFd>, Error> {
     let (target, _) = mount_point(root, dest, Kind::Directory)?;
     let forced = ctx.spec.annotations().as_ref().and_then(|annotations| annotations.get(FORCE_V1));
     if forced.is_some_and(|at| Path::new(at) == dest) {
-        return systemds_v1(root, &target, dest, options);
+        systemds_v1(&target, dest, options)
+    } else if unified(ctx) {
+        v2(ctx, &target, dest, options)
+    } else {
+        v1(ctx, &target, dest, options)
     }
-    if unified(ctx) { v2(ctx, root, &target, dest, options) } else { v1(ctx, root, &target, dest, options) }
+    .map(Some)
 }
 
 /// Whether the host has cgroup v2 alone.
@@ -44,13 +53,15 @@ fn unified(ctx: &Context) -> bool {
 
 /// One file system. A cgroup namespace makes the container's cgroup its top; without one, or without the right
 /// to mount it, the container's directory is bound.
-fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+fn v2(ctx: &Context, target: &OwnedFd, dest: &Path, options: &Options) -> Result<OwnedFd, Error> {
     if ctx.cgroup_ns {
         match new(target, Path::new("cgroup"), "cgroup2", options.new_mount_flags(), &options.data) {
             Err(Errno::PERM | Errno::BUSY) => {}
             result => {
                 result.map_err(Error::mount("cgroup2", dest))?;
-                return propagate(reopen(root, dest)?.as_fd(), dest, options);
+                let mounted = top(target.as_fd()).map_err(Error::mount_point(dest))?;
+                propagate(mounted.as_fd(), dest, options)?;
+                return Ok(mounted);
             }
         }
     }
@@ -58,15 +69,16 @@ fn v2(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
     let source = ctx.cgroup_mounts.first().map_or(Path::new(HOST), |(path, _)| path);
     let name = source.to_string_lossy();
     let tree = bind::clone_all(CWD, source).map_err(Error::mount(name.as_ref(), dest))?;
-    bind::attach(ctx, &tree, target, dest, options, &name)
+    bind::attach(ctx, &tree, target, dest, options, &name)?;
+    Ok(tree)
 }
 
 /// A tmpfs with a directory for each hierarchy, and a link for each controller that shares one.
-fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+fn v1(ctx: &Context, target: &OwnedFd, dest: &Path, options: &Options) -> Result<OwnedFd, Error> {
     new(target, Path::new("tmpfs"), "tmpfs", FLAGS, &["mode=755".to_owned()])
         .map_err(Error::mount("tmpfs", dest))?;
     // From here on, names are relative to a tmpfs that nobody else has seen yet.
-    let top = reopen(root, dest)?;
+    let top = top(target.as_fd()).map_err(Error::mount_point(dest))?;
     fchdir(&top).map_err(Error::mount_point(dest))?;
     for (own, name) in ctx.cgroup_mounts {
         let dest = dest.join(name);
@@ -75,7 +87,8 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
             let source = own.to_string_lossy();
             let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
             let tree = bind::clone_all(CWD, own).map_err(failed)?;
-            let place = reopen(root, &dest)?;
+            let place = Root::below(&top).and_then(|top| top.open_plain(Path::new(name), OFlags::PATH));
+            let place = place.map_err(Error::mount_point(&dest))?;
             bind::attach(ctx, &tree, &place, &dest, options, &source)?;
         }
         for controller in name.split(',').filter(|controller| controller != name) {
@@ -88,22 +101,24 @@ fn v1(ctx: &Context, root: &Root, target: &OwnedFd, dest: &Path, options: &Optio
     if options.read_only() {
         Attributes::READ_ONLY.apply(top.as_fd(), false).map_err(Error::attributes(dest))?;
     }
-    propagate(top.as_fd(), dest, options)
+    propagate(top.as_fd(), dest, options)?;
+    Ok(top)
 }
 
 /// A tmpfs with the v1 hierarchy that has no controllers. The host must have it mounted already: the kernel makes
 /// none from inside a namespace.
-fn systemds_v1(root: &Root, target: &OwnedFd, dest: &Path, options: &Options) -> Result<(), Error> {
+fn systemds_v1(target: &OwnedFd, dest: &Path, options: &Options) -> Result<OwnedFd, Error> {
     let flags = options.new_mount_flags().difference(MountFlags::RDONLY);
     new(target, Path::new("tmpfs"), "tmpfs", flags, &["size=1024k".to_owned()])
         .map_err(Error::mount("tmpfs", dest))?;
-    let top = reopen(root, dest)?;
+    let top = top(target.as_fd()).map_err(Error::mount_point(dest))?;
     fchdir(&top).map_err(Error::mount_point(dest))?;
     let dest = dest.join("systemd");
     mkdirat(CWD, "systemd", Mode::from_raw_mode(0o755)).map_err(Error::mount_point(&dest))?;
     mount_fs(c"cgroup", "systemd", c"cgroup", options.new_mount_flags(), c"none,name=systemd,xattr")
         .map_err(Error::mount("cgroup", &dest))?;
-    propagate(top.as_fd(), &dest, options)
+    propagate(top.as_fd(), &dest, options)?;
+    Ok(top)
 }
 
 /// Mounts one hierarchy as the cgroup namespace shows it; `false` if that is not allowed here.

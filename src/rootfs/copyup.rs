@@ -83,7 +83,8 @@ impl Copy {
                 return Ok(fchmod(&to, mode)?);
             }
             FileType::RegularFile => {
-                let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // A pipe that took its place since must not keep us.
+                let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let from = openat(from, name, flags | OFlags::RDONLY, Mode::empty())?;
                 let new = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
                 let (mut from, mut to) = (File::from(from), File::from(openat(to, name, new, Mode::RUSR)?));

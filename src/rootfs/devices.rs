@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 use rustix::fs::{
-    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, makedev, mknodat, symlinkat,
-    unlinkat,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, access, chownat, fstat, makedev, mknodat, openat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::mount::destination;
 use super::options::Options;
-use super::resolve::{NOFOLLOW, Root, clean};
+use super::resolve::{Root, clean};
 use super::{Context, Error, Request, bind};
 
 /// The devices the runtime specification demands ("Default Devices"); all are 0666.
@@ -147,7 +147,17 @@ impl Node {
     fn own(&self, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         match self.owner {
             (0, 0) => Ok(()),
-            (uid, gid) => chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW),
+            (uid, gid) => {
+                // Not by its name, which may be another file's by now.
+                let node =
+                    openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+                let stat = fstat(&node)?;
+                if (FileType::from_raw_mode(stat.st_mode), stat.st_rdev) != (self.kind, self.dev) {
+                    return Err(Errno::EXIST);
+                }
+                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                chownat(&node, c"", uid, gid, AtFlags::EMPTY_PATH)
+            }
         }
     }
 }

@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::mount::mount_point;
 use super::options::Options;
-use super::resolve::{Kind, Root, clean, is_directory};
+use super::resolve::{Kind, Root, clean, is_directory, open_canonical};
 use super::{Error, bind, devices};
 
 /// A bind mount of config.json.
@@ -104,6 +104,5 @@ fn in_own_namespace(spec: &Spec, rootfs: &Path, bundle: &Path) -> Result<(), Err
 }
 
 fn open_root(rootfs: &Path) -> Result<Root, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(rootfs, flags, Mode::empty()).map(Root::new).map_err(Error::mount_point(rootfs))
+    open_canonical(rootfs).map(Root::new).map_err(Error::mount_point(rootfs))
 }

@@ -1,5 +1,8 @@
 //! What a container may not see or write, after the change of root.
 //!
+//! Who shares the root file system may have moved its /proc aside by now, and put another there to be masked in its
+//! place. So a path on a procfs or sysfs is looked up below the very mount that was made for it.
+//!
 //! A file is hidden by the container's /dev/null. It is opened once and shown to be the null device before it
 //! is used: whatever else the image or a neighbour manages to put there (a link to a file of procfs, say) would
 //! be mounted where the container can write to it (CVE-2025-31133).
@@ -13,8 +16,9 @@ use rustix::mount::MountFlags;
 use rustix::process::chdir;
 
 use super::attributes::Attributes;
+use super::mount::Mounted;
 use super::options::Options;
-use super::resolve::is_directory;
+use super::resolve::{Root, clean, is_directory, top};
 use super::{Error, bind, mount};
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
@@ -26,10 +30,20 @@ pub(super) fn read_only_root() -> Result<(), Error> {
         .map_err(|errno| Error::ReadOnly { path: "/".into(), reason: errno.into() })
 }
 
+/// Opens a path of the container's; `kernel` is its procfs and sysfs.
+fn open_path(kernel: &[Mounted], path: &str) -> Result<OwnedFd, Errno> {
+    let path = clean(Path::new(path));
+    let found = kernel.iter().rev().find_map(|mount| Some((mount, path.strip_prefix(&mount.dest).ok()?)));
+    match found {
+        Some((mount, below)) => Root::below(&mount.top)?.open(&clean(below), OFlags::PATH),
+        None => Root::new(open(c"/", PATH, Mode::empty())?).open(&path, OFlags::PATH),
+    }
+}
+
 /// Makes paths read-only with everything mounted below them. Missing ones are no error.
-pub(super) fn read_only(paths: &[String]) -> Result<(), Error> {
+pub(super) fn read_only(kernel: &[Mounted], paths: &[String]) -> Result<(), Error> {
     for path in paths {
-        match read_only_path(path) {
+        match open_path(kernel, path).and_then(|path| read_only_path(&path)) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Error::ReadOnly { path: path.into(), reason: errno.into() }),
         }
@@ -38,10 +52,9 @@ pub(super) fn read_only(paths: &[String]) -> Result<(), Error> {
 }
 
 /// A clone over itself, so that only this path changes.
-fn read_only_path(path: &str) -> Result<(), Errno> {
-    let target = open(path, PATH, Mode::empty())?;
-    let tree = bind::clone_all(&target, Path::new(""))?;
-    bind::put(&tree, &target)?;
+fn read_only_path(target: &OwnedFd) -> Result<(), Errno> {
+    let tree = bind::clone_all(target, Path::new(""))?;
+    bind::put(&tree, target)?;
     match Attributes::READ_ONLY.apply(tree.as_fd(), true) {
         // Linux before 5.12 can change one mount only.
         Err(Errno::NOSYS) => Attributes::READ_ONLY.apply(tree.as_fd(), false),
@@ -50,19 +63,19 @@ fn read_only_path(path: &str) -> Result<(), Errno> {
 }
 
 /// Hides files behind /dev/null and directories behind an empty read-only tmpfs. Missing ones are no error.
-pub(super) fn hide(paths: &[String], label: Option<&str>) -> Result<(), Error> {
+pub(super) fn hide(kernel: &[Mounted], paths: &[String], label: Option<&str>) -> Result<(), Error> {
     let mut null = None;
     let mut empty = None;
     for path in paths {
         let failed = |errno: Errno| Error::Mask { path: path.clone(), reason: errno.into() };
-        let target = match open(path.as_str(), PATH, Mode::empty()) {
+        let target = match open_path(kernel, path) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             result => result.map_err(failed)?,
         };
         if is_directory(target.as_fd()).map_err(failed)? {
             match &empty {
                 Some(empty) => cover(empty, &target).map_err(failed)?,
-                None => empty = Some(new_empty(path, &target, label).map_err(failed)?),
+                None => empty = Some(new_empty(&target, label).map_err(failed)?),
             }
         } else {
             let null = match &null {
@@ -80,13 +93,13 @@ fn cover(with: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// The first hidden directory gets a tmpfs, the others a clone of it.
-fn new_empty(path: &str, target: &OwnedFd, label: Option<&str>) -> Result<OwnedFd, Errno> {
+fn new_empty(target: &OwnedFd, label: Option<&str>) -> Result<OwnedFd, Errno> {
     let mut data = vec!["nr_blocks=1".to_owned(), "nr_inodes=1".to_owned()];
     data.extend(label.map(|label| format!("context=\"{label}\"")));
     mount::new(target, Path::new("tmpfs"), "tmpfs", MountFlags::RDONLY, &data)?;
     // It changed into the directory that is hidden now.
     chdir(c"/")?;
-    open(path, PATH, Mode::empty())
+    top(target.as_fd())
 }
 
 fn open_null() -> Result<OwnedFd, Error> {

@@ -25,14 +25,6 @@ mod options;
 mod outside;
 mod pivot;
 mod resolve;
-/// Makes a mount read-only, also one that is attached nowhere.
-///
-/// # Errors
-/// Those of mount_setattr(2).
-pub fn make_read_only(mount: BorrowedFd) -> Result<(), Errno> {
-    attributes::Attributes::READ_ONLY.apply(mount, false)
-}
-
 #[cfg(test)]
 mod tests;
 
@@ -40,7 +32,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::umask;
 
@@ -48,6 +40,7 @@ pub use error::Error;
 pub use external::{Bound, bound, device_paths, make_mount_points};
 pub use options::MOUNT_OPTIONS;
 pub use outside::{Outside, Request, Server};
+pub use resolve::clean;
 
 use resolve::Root;
 
@@ -79,6 +72,7 @@ pub struct Context<'a> {
 #[derive(Debug)]
 pub struct Prepared {
     root: Root,
+    kept: mount::Kept,
 }
 
 /// Refuses by name what cannot be done.
@@ -102,18 +96,36 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes a mount read-only, also one that is attached nowhere.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn make_read_only(mount: BorrowedFd) -> Result<(), Errno> {
+    attributes::Attributes::READ_ONLY.apply(mount, false)
+}
+
+/// Makes a directory below the root that we are in, and those that lead to it, through no link of procfs.
+///
+/// # Errors
+/// Those of openat2(2) and mkdirat(2).
+pub fn make_directory(path: &Path) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root::new(open(c"/", flags, Mode::empty())?);
+    root.create(path, resolve::Kind::Directory).map(drop)
+}
+
 /// Mounts everything of config.json below the root file system, and makes the devices. The working directory
 /// is the root file system afterwards, which is where runc runs `createContainer` hooks.
 pub fn prepare(ctx: &Context) -> Result<Prepared, Error> {
     // Modes are meant as they are written. The process's own umask is set much later.
     let saved = umask(Mode::empty());
     let result = pivot::open_root(ctx).and_then(|mut root| {
-        mount::all(ctx, &mut root)?;
+        let kept = mount::all(ctx, &mut root)?;
         if devices::wanted(ctx) {
             devices::create(ctx, &root)?;
         }
         pivot::go_to(&root)?;
-        Ok(Prepared { root })
+        Ok(Prepared { root, kept })
     });
     umask(saved);
     result
@@ -126,14 +138,15 @@ pub fn enter(ctx: &Context, prepared: &Prepared) -> Result<(), Error> {
 
 /// Takes away what the container may not write or see. It runs after hooks, sysctls and the console, which
 /// need to write.
-pub fn finish(ctx: &Context) -> Result<(), Error> {
-    mount::make_read_only(ctx)?;
+pub fn finish(ctx: &Context, Prepared { kept, .. }: &Prepared) -> Result<(), Error> {
+    kept.make_read_only()?;
     if ctx.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
         masks::read_only_root()?;
     }
     if let Some(linux) = ctx.spec.linux() {
-        masks::read_only(linux.readonly_paths().as_deref().unwrap_or_default())?;
-        masks::hide(linux.masked_paths().as_deref().unwrap_or_default(), mount::label(ctx.spec))?;
+        masks::read_only(&kept.kernel, linux.readonly_paths().as_deref().unwrap_or_default())?;
+        let hidden = linux.masked_paths().as_deref().unwrap_or_default();
+        masks::hide(&kept.kernel, hidden, mount::label(ctx.spec))?;
     }
     pivot::finish(ctx)
 }

@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, open, openat};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, fstat, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::fchdir;
 
 use super::attributes::{Attributes, set_propagation};
 use super::options::Options;
-use super::resolve::{Kind, Root, clean};
-use super::{Context, Error, bind, cgroup, copyup, idmap, pivot};
+use super::resolve::{Kind, Root, clean, top};
+use super::{Context, Error, bind, cgroup, copyup, idmap};
 use crate::log;
 
 /// Refuses by name what cannot be mounted.
@@ -58,24 +58,67 @@ pub(super) fn destination(mount: &Mount, rootfs: &Path) -> PathBuf {
     dest.strip_prefix(rootfs).map_or_else(|_| dest.clone(), |below| Path::new("/").join(below))
 }
 
+/// A mount by its destination and the descriptor of its top, which stays what it is wherever the path leads later.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    pub dest: PathBuf,
+    pub top: OwnedFd,
+}
+
+/// The mounts that there is something left to do with.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// The procfs and sysfs that are not covered by a later mount.
+    pub kernel: Vec<Mounted>,
+    /// Those that become read-only at the end.
+    pub read_only: Vec<Mounted>,
+}
+
+impl Kept {
+    fn add(&mut self, mount: &Mount, dest: &Path, top: OwnedFd) -> Result<(), Errno> {
+        let fs = mount.typ().as_deref().unwrap_or_default();
+        let mounted = |top| Mounted { dest: dest.to_owned(), top };
+        if delayed_read_only(fs, dest) && Options::of(mount).read_only() {
+            self.read_only.push(mounted(top.try_clone().map_err(|_| Errno::MFILE)?));
+        }
+        self.kernel.retain(|earlier| !earlier.dest.starts_with(dest));
+        if is_kernel(top.as_fd())? {
+            self.kernel.push(mounted(top));
+        }
+        Ok(())
+    }
+
+    /// Makes the mounts read-only that had to be writable until now.
+    pub fn make_read_only(&self) -> Result<(), Error> {
+        self.read_only.iter().try_for_each(|Mounted { dest, top }| {
+            let failed = |errno: Errno| Error::ReadOnly { path: dest.clone(), reason: errno.into() };
+            Attributes::READ_ONLY.apply(top.as_fd(), false).map_err(failed)
+        })
+    }
+}
+
 /// Mounts every entry, in order: later ones may lie on earlier ones.
-pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<(), Error> {
+pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
+    let mut kept = Kept::default();
     for (index, mount) in ctx.spec.mounts().iter().flatten().enumerate() {
         let dest = destination(mount, ctx.rootfs);
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
-        match (&options, mount.typ().as_deref().unwrap_or_default()) {
-            (Options { remount: true, .. }, _) => remount(root, &dest, &options)?,
+        let top = match (&options, mount.typ().as_deref().unwrap_or_default()) {
+            (Options { remount: true, .. }, _) => remount(root, &dest, &options).map(|()| None)?,
             (Options { bind: Some(_), .. }, _) => bind::mount(ctx, root, (index, mount), &dest, &options)?,
             (_, "cgroup" | "cgroup2") => cgroup::mount(ctx, root, &dest, &options)?,
-            _ => filesystem(ctx, root, mount, &dest, &options)?,
+            _ => Some(filesystem(ctx, root, mount, &dest, &options)?),
+        };
+        if let Some(top) = top {
+            kept.add(mount, &dest, top).map_err(Error::mount_point(&dest))?;
         }
         if dest == Path::new("/") && !options.remount {
             // The root is what lies on top now.
-            *root = pivot::open_top(ctx)?;
+            *root = root.top().map_err(Error::mount_point(&dest))?;
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// A new file system. procfs and sysfs must lie where their path says.
@@ -85,7 +128,7 @@ fn filesystem(
     mount: &Mount,
     dest: &Path,
     options: &Options,
-) -> Result<(), Error> {
+) -> Result<OwnedFd, Error> {
     let fs = mount.typ().as_deref().unwrap_or_default();
     let source = mount.source().as_deref().unwrap_or(Path::new(fs));
     let (target, existed) = match fs {
@@ -121,22 +164,19 @@ fn filesystem(
             if options.read_only() {
                 Attributes::READ_ONLY.apply(tree.as_fd(), true).map_err(Error::attributes(dest))?;
             }
-            return Ok(());
+            return Ok(tree);
         }
         result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
     }
-    let label = label.filter(|_| fs == "mqueue");
-    if below.is_none() && label.is_none() && options.propagation.is_empty() {
-        return Ok(());
-    }
-    let top = if dest == Path::new("/") { pivot::open_top(ctx)?.into() } else { reopen(root, dest)? };
-    if let Some(label) = label {
+    let top = top(target.as_fd()).map_err(Error::mount_point(dest))?;
+    if let Some(label) = label.filter(|_| fs == "mqueue") {
         set_label(&top, label).map_err(Error::attributes(dest))?;
     }
     if let Some(below) = below {
         copyup::copy(&below, &top, dest)?;
     }
-    propagate(top.as_fd(), dest, options)
+    propagate(top.as_fd(), dest, options)?;
+    Ok(top)
 }
 
 /// Gives a mount the propagation that it asks for.
@@ -178,19 +218,14 @@ pub(super) fn new(
 
 /// The option `remount`: other flags for what is mounted there already.
 fn remount(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
-    let fd = reopen(root, dest)?;
+    let top = root.open(dest, OFlags::PATH).map_err(Error::mount_point(dest))?;
     if options.bind.is_some() {
-        return options.attributes().apply(fd.as_fd(), false).map_err(Error::attributes(dest));
+        options.attributes().apply(top.as_fd(), false)
+    } else {
+        let data = options.data.join(",");
+        fchdir(&top).and_then(|()| mount_remount(c".", options.new_mount_flags(), data))
     }
-    let data = options.data.join(",");
-    fchdir(&fd)
-        .and_then(|()| mount_remount(c".", options.new_mount_flags(), data))
-        .map_err(Error::attributes(dest))
-}
-
-/// What is at the destination now, that is the mount that was just made there.
-pub(super) fn reopen(root: &Root, dest: &Path) -> Result<OwnedFd, Error> {
-    root.open(dest, OFlags::PATH).map_err(Error::mount_point(dest))
+    .map_err(Error::attributes(dest))
 }
 
 /// The place for a mount, created if it is missing, and whether it was there. A path through symbolic links is fine as long as it does
@@ -296,20 +331,6 @@ fn set_label(fd: &OwnedFd, label: &str) -> Result<(), Errno> {
 /// /dev and every tmpfs become read-only at the end: there are devices, links and mount points to make in them.
 pub(super) fn delayed_read_only(fs: &str, dest: &Path) -> bool {
     fs == "tmpfs" || dest == Path::new("/dev")
-}
-
-/// Makes the mounts read-only that had to be writable until now. `/` is the container's root already.
-pub(super) fn make_read_only(ctx: &Context) -> Result<(), Error> {
-    for mount in ctx.spec.mounts().iter().flatten() {
-        let dest = destination(mount, ctx.rootfs);
-        let fs = mount.typ().as_deref().unwrap_or_default();
-        if delayed_read_only(fs, &dest) && Options::of(mount).read_only() {
-            open(&dest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|fd| Attributes::READ_ONLY.apply(fd.as_fd(), false))
-                .map_err(|errno| Error::ReadOnly { path: dest, reason: errno.into() })?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

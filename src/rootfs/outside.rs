@@ -19,7 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::devices::Node;
 use super::options::Options;
-use super::resolve::{NOFOLLOW, clean};
+use super::resolve::{NOFOLLOW, clean, open_canonical, top};
 use super::{Error, attributes, bind, idmap};
 use crate::userns;
 
@@ -120,16 +120,18 @@ impl Server<'_> {
         let uid = mapped(linux.and_then(|linux| linux.uid_mappings().as_ref()), node.owner.0);
         let gid = mapped(linux.and_then(|linux| linux.gid_mappings().as_ref()), node.owner.1);
         let make = || {
-            mount(c"tmpfs", self.rootfs, c"tmpfs", MountFlags::NOEXEC, None)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let made = openat(CWD, self.rootfs, flags, Mode::empty()).and_then(|top| {
+            let below = open_canonical(self.rootfs)?;
+            fchdir(&below)?;
+            mount(c"tmpfs", c".", c"tmpfs", MountFlags::NOEXEC, None)?;
+            let top = top(below.as_fd())?;
+            let made = (|| {
                 mknodat(&top, c"device", node.kind, node.mode, node.dev)?;
                 // The umask is the caller's.
                 chmodat(&top, c"device", node.mode, AtFlags::empty())?;
                 chownat(&top, c"device", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW)?;
                 bind::clone(&top, Path::new("device"), &Options::default())
-            });
-            unmount(self.rootfs, UnmountFlags::DETACH)?;
+            })();
+            fchdir(&top).and_then(|()| unmount(c".", UnmountFlags::DETACH))?;
             made
         };
         match visit(self.pid, make).and_then(|made| made) {

@@ -5,17 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, open, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-    move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change, move_mount, unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::attributes::set_propagation;
-use super::resolve::Root;
-use super::{Context, Error, options};
+use super::resolve::{Root, open_canonical};
+use super::{Context, Error, bind, options};
 
 const SLAVE: MountPropagationFlags = MountPropagationFlags::DOWNSTREAM;
 const REC: MountPropagationFlags = MountPropagationFlags::REC;
@@ -28,18 +27,20 @@ pub(super) fn propagation(spec: &Spec) -> Result<Option<MountPropagationFlags>, 
     }
 }
 
-/// Opens the root file system, in a new mount namespace as a mount that nothing outside sees.
+/// Opens the root file system, in a new mount namespace as a mount that nothing outside sees. Its path is looked up this
+/// one time.
 pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
+    let directory = open_canonical(ctx.rootfs).map_err(Error::root(ctx.rootfs))?;
     if !ctx.new_mount_ns {
         if ctx.spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
             // What is mounted now is the host's, and stays when the container is gone. As with runc, all of it lies
             // on one mount, which can be taken away at once.
-            let tree = over_itself(ctx)?;
+            let tree = over_itself(&directory).map_err(Error::root(ctx.rootfs))?;
             set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE | REC)
                 .map_err(Error::root(ctx.rootfs))?;
             return Ok(Root::new(tree));
         }
-        return open_top(ctx);
+        return Ok(Root::new(directory));
     }
     // The namespace starts as a copy whose mounts propagate to the host and back. Slave is the default: volumes
     // that ask for `rslave` see what the host mounts later, the host sees nothing. `shared` stays as it is, for
@@ -51,10 +52,10 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
     if shared || wanted.contains(MountPropagationFlags::UNBINDABLE) {
         // pivot_root(2) demands it, and the next mount would otherwise appear on the host; nor could the root be
         // cloned.
-        parent_private(ctx.rootfs)?;
+        parent_private(&directory).map_err(Error::root(ctx.rootfs))?;
     }
 
-    let tree = over_itself(ctx)?;
+    let tree = over_itself(&directory).map_err(Error::root(ctx.rootfs))?;
     if shared {
         set_propagation(tree.as_fd(), MountPropagationFlags::PRIVATE).map_err(Error::root(ctx.rootfs))?;
     }
@@ -62,21 +63,9 @@ pub(super) fn open_root(ctx: &Context) -> Result<Root, Error> {
 }
 
 /// Makes the directory a mount, as pivot_root(2) wants it: a clone of it with everything mounted below.
-fn over_itself(ctx: &Context) -> Result<OwnedFd, Error> {
-    let tree = open_tree(
-        CWD,
-        ctx.rootfs,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE,
-    )
-    .map_err(Error::root(ctx.rootfs))?;
-    move_mount(
-        &tree,
-        c"",
-        CWD,
-        ctx.rootfs,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS,
-    )
-    .map_err(Error::root(ctx.rootfs))?;
+fn over_itself(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let tree = bind::clone_all(directory, Path::new(""))?;
+    bind::put(&tree, directory)?;
     Ok(tree)
 }
 
@@ -85,27 +74,18 @@ fn reaches_host(propagation: MountPropagationFlags) -> bool {
     !propagation.contains(REC) || propagation.contains(MountPropagationFlags::SHARED)
 }
 
-/// Opens what is mounted over the root file system.
-pub(super) fn open_top(ctx: &Context) -> Result<Root, Error> {
-    open(ctx.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map(Root::new)
-        .map_err(Error::root(ctx.rootfs))
-}
-
-/// Makes the mount that holds the path private. Only the top of a mount can be named, so this looks upwards.
-fn parent_private(path: &Path) -> Result<(), Error> {
-    let path = fs::canonicalize(path)
-        .map_err(|error| Error::Root { path: path.to_owned(), reason: error.into() })?;
-    for above in path.ancestors() {
-        match mount_change(above, MountPropagationFlags::PRIVATE) {
-            Err(Errno::INVAL) if above != Path::new("/") => {}
-            result => {
-                return result
-                    .map_err(|errno| Error::SetPropagation { path: above.to_owned(), reason: errno.into() });
-            }
+/// Makes the mount that holds a directory private. Only the top of a mount can be named, so this looks upwards.
+fn parent_private(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut above = Root::below(directory)?;
+    loop {
+        let changed = set_propagation(above.as_fd(), MountPropagationFlags::PRIVATE);
+        let parent =
+            openat(&above, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        if changed != Err(Errno::INVAL) || above.is(parent.as_fd())? {
+            return changed;
         }
+        above = Root::new(parent);
     }
-    Ok(())
 }
 
 /// Makes the root the working directory.

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, mknodat, openat2, readlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, mknodat, openat2, readlinkat,
 };
 use rustix::io::Errno;
 
@@ -47,20 +47,7 @@ impl Root {
     }
 
     fn resolve(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-        // EAGAIN: something was renamed or mounted meanwhile, so the kernel could not vouch for "..".
-        let mut tries = 0..64;
-        loop {
-            match openat2(
-                &self.0,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            ) {
-                Err(Errno::AGAIN | Errno::INTR) if tries.next().is_some() => {}
-                result => return result,
-            }
-        }
+        open_in(self.as_fd(), path, flags, resolve)
     }
 
     /// Opens the path (`O_PATH`) after creating what is missing of it: directories with mode 0755, at the end
@@ -109,6 +96,11 @@ impl Root {
         .map(|dir| (dir, name.to_owned()))
     }
 
+    /// The same with what is mounted over it.
+    pub fn top(&self) -> Result<Self, Errno> {
+        top(self.as_fd()).map(Self)
+    }
+
     /// Whether this is the root itself.
     pub fn is(&self, fd: BorrowedFd) -> Result<bool, Errno> {
         let (ours, theirs) = (fstat(&self.0)?, fstat(fd)?);
@@ -128,8 +120,32 @@ impl AsFd for Root {
     }
 }
 
+fn open_in(root: BorrowedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: something was renamed or mounted meanwhile, so the kernel could not vouch for "..".
+    let mut tries = 0..64;
+    loop {
+        match openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if tries.next().is_some() => {}
+            result => return result,
+        }
+    }
+}
+
+/// What is mounted over a directory, or the directory. Its path may lead elsewhere by now: instead, `..` of a root is
+/// the root, and like every step of a path that goes up to what is mounted there.
+pub(super) fn top(directory: BorrowedFd) -> Result<OwnedFd, Errno> {
+    open_in(directory, Path::new(".."), OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::empty())
+}
+
+/// Opens a directory of the host by a path that has no symbolic links; one that was put there meanwhile is an error.
+pub(super) fn open_canonical(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
 /// The path as seen from `/`, without `.` and `..`. Only text: what it names is up to [`Root`].
-pub(super) fn clean(path: &Path) -> PathBuf {
+pub fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -154,7 +170,7 @@ pub(super) const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::{CWD, open};
+    use rustix::fs::open;
     use std::fs;
     use std::os::unix::fs::symlink;
 

@@ -137,7 +137,7 @@ impl Container {
     fn run(&self) -> Result<(), Error> {
         let prepared = self.prepare()?;
         enter(&self.context(), &prepared)?;
-        finish(&self.context())
+        finish(&self.context(), &prepared)
     }
 
     fn fails(&self) -> String {

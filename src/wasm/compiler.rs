@@ -84,7 +84,7 @@ fn failure(name: &str, status: ExitStatus, output: &File) -> Error {
 fn run(compiler: &Path, input: File, output: &File, bar: bool) -> io::Result<ExitStatus> {
     let mut command = Command::new(compiler);
     command.env_clear().stdin(input).stdout(output.try_clone()?).stderr(Stdio::null());
-    program::end_with_us(&mut command);
+    program::attach_to_us(&mut command);
     // SAFETY: only system calls are made between fork and exec.
     unsafe {
         command.pre_exec(|| {
