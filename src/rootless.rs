@@ -4,11 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Whether we lack the host's root: another effective uid, or root inside a user namespace, where podman's
-/// rootless mode calls us. See user_namespaces(7) on uid_map: the initial namespace maps all of its ids.
+/// rootless mode calls us.
 pub fn is_rootless() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        return true;
-    }
+    !rustix::process::geteuid().is_root() || in_user_namespace()
+}
+
+/// Whether this is not the initial user namespace. See user_namespaces(7) on uid_map: that one maps all of its ids.
+pub fn in_user_namespace() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_initial_namespace(&map))
 }
 

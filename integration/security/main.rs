@@ -3,6 +3,7 @@
 //! A module that is named after a CVE does what its exploit does, and says in its head what the hole was, what closes
 //! it here, and what the test measures. [`canary`] is what lies outside of every container and must stay as it is.
 
+mod cache;
 mod canary;
 mod cve_2022_29162;
 mod cve_2024_21626;

@@ -7,6 +7,7 @@
 //! The binary under test is `bin/coracle` of this repository, or the one that `CORACLE_BIN` names. Pointing that at
 //! runc tells what the reference does with a native container.
 
+mod artifact;
 mod census;
 mod command;
 mod console;
@@ -21,6 +22,7 @@ mod host;
 mod image;
 mod receiver;
 
+pub use artifact::forge;
 pub use census::Census;
 pub use command::{Finished, Job, Run, after, command, eventually, words};
 pub use console::{ConsoleSocket, Terminal};

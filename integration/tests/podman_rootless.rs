@@ -1,12 +1,12 @@
 //! Podman as an ordinary user: user namespaces from ranges of ids, native programs and modules.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{
-    Engine, Finished, Run, after, busybox_root, c, command, coracle, eventually, words,
+    Engine, Finished, Run, after, busybox_root, c, command, coracle, eventually, forge, wat, words,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -133,5 +133,55 @@ fn containers_of_an_ordinary_user() -> Result<()> {
     let codes = user.done(&words("inspect --format {{.State.ExitCode}} n w h"))?.ok()?;
     ensure!(words(&codes.stdout) == ["137", "143", "143"], "{codes}");
     user.done(&words("rm n w h"))?.ok()?;
+    runs_nothing_planted(&user)?;
     user.engine.is_clean()
+}
+
+/// Another module's artifact in the name of `show`'s, which the user alone may put there: none of the container's users.
+fn runs_nothing_planted(user: &User) -> Result<()> {
+    let cache = user.home.join("cache");
+    let mode = fs::metadata(&cache)?;
+    assert_eq!((mode.uid(), mode.mode() & 0o7777), (USER, 0o700));
+    let artifact = |cache: &Path| -> Result<PathBuf> {
+        let mut files = fs::read_dir(cache)?.flatten().map(|entry| entry.path());
+        let is_artifact = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
+        files.find(is_artifact).context("no artifact")
+    };
+    let host = user.engine.host();
+    let other = host.path().join("other");
+    let mut compile = host.runtime();
+    compile.env("CORACLE_CACHE_DIR", &other).args(["wasm", "compile"]).arg(wat("exit7")?).finish()?.ok()?;
+    let entry = artifact(&cache)?;
+    let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let forged = forge(&fs::read(artifact(&other)?)?, &name)?;
+    let plant = |directory: &Path, owner: u32| -> Result<()> {
+        let entry = directory.join(&name);
+        let _ = fs::remove_file(&entry);
+        fs::write(&entry, &forged)?;
+        fs::set_permissions(&entry, fs::Permissions::from_mode(0o400))?;
+        Ok(chown(&entry, Some(owner), Some(owner))?)
+    };
+    let exits = |code, what: &str| -> Result<()> {
+        user.done(&words("run --rm show 3"))?.exits(code).map(drop).context(what.to_owned())
+    };
+    plant(&cache, USER)?;
+    exits(7, "the user's own")?;
+    for owner in [0, 600_000] {
+        plant(&cache, owner)?;
+        exits(3, "a file of another user")?;
+    }
+    let planted = user.home.join("planted");
+    fs::create_dir(&planted)?;
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o700))?;
+    plant(&planted, USER)?;
+    fs::rename(&cache, user.home.join("moved"))?;
+    symlink(&planted, &cache)?;
+    exits(3, "a link to another directory")?;
+    fs::remove_file(&cache)?;
+    fs::rename(&planted, &cache)?;
+    for owner in [0, 600_000] {
+        chown(&cache, Some(owner), None)?;
+        exits(3, "another user's directory")?;
+    }
+    Ok(())
 }

@@ -1,10 +1,9 @@
 //! The cache's directory: the one place whose files are trusted, and what makes them so.
 //!
 //! The directory is opened once, by a descriptor, without following a symlink in its place. It must belong to
-//! our effective user and be closed to everybody else. That is checked on the descriptor, so nothing above it in
-//! the path matters: whoever owns a directory up there can hide the cache, but not put a file into it. Each
-//! file in it must be a regular file of ours with a single name, closed to everybody else, and is opened
-//! without following a symlink or waiting for a FIFO.
+//! our effective user and be closed to everybody else. That is checked on the descriptor. Nobody else may be able to put
+//! another directory in its place: see [`ancestors`]. Each file in it must be a regular file of ours with a single name,
+//! closed to everybody else, and is opened without following a symlink or waiting for a FIFO.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use super::ancestors;
 use crate::error::Os;
 
 /// Where root's cache is.
@@ -39,6 +39,14 @@ pub enum Error {
         path: PathBuf,
         /// Whose it is.
         owner: u32,
+    },
+    /// Others can put another directory in its place.
+    #[error("{path}: others can change {above}")]
+    Above {
+        /// The directory.
+        path: PathBuf,
+        /// A directory or link on the way to it.
+        above: PathBuf,
     },
     /// Others may enter it, or even write.
     #[error("{path}: mode {mode:04o} lets others in; it must be 0700")]
@@ -90,9 +98,12 @@ impl Directory {
     /// Why the cache cannot be used.
     pub fn open_at(path: &Path) -> Result<Self, Error> {
         let error = |reason: Errno| Error::Open { path: path.to_owned(), reason: reason.into() };
+        is_safe(path)?;
         let fd = match open_directory(path) {
             Err(Errno::NOENT) => {
                 make(path).map_err(|e| Error::Open { path: path.to_owned(), reason: e.into() })?;
+                // Another may have made a part of the way first.
+                is_safe(path)?;
                 open_directory(path)
             }
             opened => opened,
@@ -214,6 +225,14 @@ impl Directory {
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+fn is_safe(path: &Path) -> Result<(), Error> {
+    match ancestors::untrusted(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(above)) => Err(Error::Above { path: path.to_owned(), above }),
+        Err(reason) => Err(Error::Open { path: path.to_owned(), reason: reason.into() }),
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
 use crate::error::Os;
 
+mod ancestors;
 pub mod cache;
 mod compiler;
 mod digest;

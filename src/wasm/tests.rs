@@ -431,6 +431,46 @@ fn only_a_directory_of_our_own_is_a_cache() {
 }
 
 #[test]
+fn nobody_else_can_put_another_directory_in_its_place() {
+    let root = tempfile::tempdir().unwrap();
+    let below = |name: &str| root.path().join(name);
+    let untrusted = |path: &str| ancestors::untrusted(&below(path)).unwrap();
+    fs::create_dir_all(below("a/b/cache")).unwrap();
+    symlink("a/b", below("relative")).unwrap();
+    symlink(below("a"), below("absolute")).unwrap();
+    symlink("loop", below("loop")).unwrap();
+    let ways =
+        ["a/b/cache", "relative/cache", "absolute/b/cache", "absolute/../relative/./cache", "a/none/cache"];
+    for way in ways {
+        assert_eq!(untrusted(way), None, "{way}");
+    }
+    assert!(ancestors::untrusted(&below("loop/cache")).is_err());
+    let chmod = |name, mode| fs::set_permissions(below(name), Permissions::from_mode(mode)).unwrap();
+    for mode in [0o777, 0o757] {
+        chmod("a", mode);
+        for way in &ways[..3] {
+            assert_eq!(untrusted(way), Some(below("a")), "{way} {mode:o}");
+            assert!(matches!(Directory::open_at(&below(way)), Err(directory::Error::Above { .. })));
+        }
+    }
+    // Nobody but the owner of an entry replaces it here, as in /tmp.
+    chmod("a", 0o1777);
+    assert_eq!(untrusted("relative/cache"), None);
+    if rustix::process::geteuid().is_root() {
+        let chown = |name, user, group| std::os::unix::fs::lchown(below(name), user, group).unwrap();
+        chown("a/b", Some(1), None);
+        assert_eq!(untrusted("relative/cache"), Some(below("a/b")));
+        chown("a/b", Some(0), None);
+        chown("relative", Some(1), None);
+        assert_eq!(untrusted("relative/cache"), Some(below("relative")));
+        chmod("a/b", 0o775);
+        assert_eq!(untrusted("a/b/cache"), None, "our own group");
+        chown("a/b", None, Some(1));
+        assert_eq!(untrusted("a/b/cache"), Some(below("a/b")), "another group");
+    }
+}
+
+#[test]
 fn only_files_can_be_modules() {
     let bench = Bench::new(ECHO);
     let directory = File::open(bench.root.path()).unwrap();
