@@ -70,30 +70,32 @@ fn is_protected(exe: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(rustix::fs::fcntl_get_seals(exe).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
 }
 
-/// A detached, read-only mount of one file. It keeps nothing but that file reachable, and nothing can be
-/// opened for writing through it, not even through /proc/PID/exe.
+/// One file through a read-only mount that is attached nowhere, as a place (`O_PATH`). Nothing else is reachable
+/// through it, and nothing can be opened for writing, not even through /proc/PID/exe.
 ///
 /// # Errors
-/// Those of open_tree(2) and mount_setattr(2).
+/// Those of open_tree(2), mount_setattr(2) and open(2).
 pub fn read_only_view(path: &std::path::Path) -> Result<OwnedFd, Errno> {
-    let view =
-        open_tree(rustix::fs::CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    rootfs::make_read_only(view.as_fd())?;
-    Ok(view)
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    reopen(open_tree(rustix::fs::CWD, path, flags)?, OFlags::PATH)
 }
 
 /// The same for a file that is open: a descriptor of it whose way back, /proc/PID/fd/N, is closed to writers.
 ///
 /// # Errors
-/// As [`read_only_view`], and those of open(2).
+/// As [`read_only_view`].
 pub fn read_only_file(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let view = open_tree(file, c"", flags)?;
+    reopen(open_tree(file, c"", flags)?, OFlags::RDONLY)
+}
+
+/// Opens what a detached mount shows, read-only. The mount is let go with that, for as long as open_tree(2)'s
+/// descriptor of it is open anywhere, everybody with CAP_SYS_ADMIN in his own container can make it writable.
+fn reopen(view: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     rootfs::make_read_only(view.as_fd())?;
-    // Opened once more, for the view itself is a place and not an open file.
     let path = format!("/proc/self/fd/{}", view.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A copy of an open file in memory that can never change again.

@@ -14,7 +14,7 @@ pub const SECRET: &str = "secret of the canary";
 /// The tree, and what it was when it was made.
 pub struct Canary {
     path: PathBuf,
-    before: BTreeMap<PathBuf, Entry>,
+    before: BTreeMap<PathBuf, (Entry, Vec<u8>)>,
 }
 
 /// All of a file that a write, a new name, a change of owner, mode or attributes, or a mount leaves a mark on.
@@ -26,7 +26,6 @@ struct Entry {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    content: Vec<u8>,
 }
 
 impl Canary {
@@ -42,8 +41,12 @@ impl Canary {
         }
         fs::set_permissions(path.join("empty"), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
         symlink("file", path.join("link"))?;
-        let before = census(&path)?;
-        Ok(Canary { path, before })
+        Self::watch(&path)
+    }
+
+    /// Takes note of a tree that is there.
+    pub fn watch(path: &Path) -> Result<Canary> {
+        Ok(Canary { path: path.to_owned(), before: census(path)? })
     }
 
     /// Where it is.
@@ -57,27 +60,26 @@ impl Canary {
         let paths = self.before.keys().chain(now.keys());
         for path in paths {
             let (was, is) = (self.before.get(path), now.get(path));
-            ensure!(was == is, "{} was {was:?} and is {is:?}", path.display());
+            let (was_so, is_so) = (was.map(|(entry, _)| entry), is.map(|(entry, _)| entry));
+            ensure!(was == is, "{} was {was_so:?} and is {is_so:?}", path.display());
         }
         Ok(())
     }
 }
 
-fn census(top: &Path) -> Result<BTreeMap<PathBuf, Entry>> {
+fn census(top: &Path) -> Result<BTreeMap<PathBuf, (Entry, Vec<u8>)>> {
     let mut found = BTreeMap::new();
     let mut left = vec![top.to_owned()];
     while let Some(path) = left.pop() {
         let metadata = path.symlink_metadata()?;
-        let content = if metadata.is_dir() {
+        let mut content = Vec::new();
+        if metadata.is_dir() {
             left.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
-            Vec::new()
         } else if metadata.is_symlink() {
-            fs::read_link(&path)?.into_os_string().into_encoded_bytes()
+            content = fs::read_link(&path)?.into_os_string().into_encoded_bytes();
         } else if metadata.is_file() {
-            fs::read(&path)?
-        } else {
-            Vec::new()
-        };
+            content = fs::read(&path)?;
+        }
         let entry = Entry {
             place: (metadata.dev(), metadata.ino()),
             mode: metadata.mode(),
@@ -85,9 +87,8 @@ fn census(top: &Path) -> Result<BTreeMap<PathBuf, Entry>> {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            content,
         };
-        found.insert(path, entry);
+        found.insert(path, (entry, content));
     }
     Ok(found)
 }

@@ -5,6 +5,8 @@
 
 mod cache;
 mod canary;
+mod cve_2016_9962;
+mod cve_2019_5736;
 mod cve_2022_29162;
 mod cve_2024_21626;
 mod cve_2024_45310;

@@ -23,6 +23,7 @@ pub(crate) const NAME: &str = "coracle-test";
 pub struct Host {
     dir: TempDir,
     name: String,
+    program: PathBuf,
     containers: AtomicU32,
 }
 
@@ -40,7 +41,29 @@ impl Host {
         // Ordinary users and user namespaces have to pass.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         set_child_subreaper(Pid::from_raw(1))?;
-        Ok(Host { dir, name, containers: AtomicU32::new(0) })
+        Ok(Host { dir, name, program: coracle(), containers: AtomicU32::new(0) })
+    }
+
+    /// A host whose runtime is a copy, with its handlers beside it: for tests that try to damage them.
+    ///
+    /// # Errors
+    /// As [`Host::new`], and when the copies cannot be made.
+    pub fn with_own_programs() -> Result<Host> {
+        let mut host = Self::new()?;
+        let (from, to) = (coracle(), host.path().join("programs"));
+        fs::create_dir(&to)?;
+        for name in ["coracle", "coracle-wasi", "coracle-wasmc"] {
+            let program = if name == "coracle" { from.clone() } else { from.with_file_name(name) };
+            fs::copy(&program, to.join(name)).with_context(|| program.display().to_string())?;
+        }
+        host.program = to.join("coracle");
+        Ok(host)
+    }
+
+    /// The directory of the runtime under test.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new("/"))
     }
 
     /// The temporary directory.
@@ -70,7 +93,7 @@ impl Host {
     /// The runtime under test with this host's state directory and cache.
     #[must_use]
     pub fn runtime(&self) -> Command {
-        self.runtime_at(coracle())
+        self.runtime_at(&self.program)
     }
 
     /// Another runtime program, with this host's state directory and cache.

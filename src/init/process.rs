@@ -10,6 +10,7 @@ use std::path::Path;
 use coracle_seccomp::Filter;
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 
 use super::entrypoint::{self, Entrypoint};
 use super::identity::Identity;
@@ -112,7 +113,10 @@ fn get_ready<'a>(
 
     // Before, in case that only we may enter it; or after, in case that only the container's user may.
     let entered = enter_directory(process.cwd())?;
-    // From here on we are the container's user.
+    // From here on we are the container's user, and no more than any other process of the container: such a one must not
+    // take hold of our descriptors and memory by /proc/PID (CVE-2016-9962). The exec ends this by itself.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| Error::step("become undumpable", e))?;
     let groups = process.user().additional_gids().as_deref().unwrap_or_default();
     identity.assume((!program.keep_groups).then_some(groups))?;
     let missing = identity.act()?;
