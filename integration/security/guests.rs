@@ -94,6 +94,16 @@ fn every_file_of_procfs() -> Result<()> {
     Ok(())
 }
 
+/// The promises of docs/security-comparison.md.
+#[test]
+fn nothing_of_the_process_that_runs_it() -> Result<()> {
+    in_both_ways(|host, openat2| {
+        let done = hostile(host, openat2, "reach", &[])?.run()?.ok()?;
+        ensure!(done.lines().count() == 10 && done.lines().all(|line| line.ends_with(": no")), "{done}");
+        Ok(())
+    })
+}
+
 /// Processes of the same container: another module and a native program, and the other way round.
 #[test]
 fn other_processes_of_the_container() -> Result<()> {
