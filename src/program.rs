@@ -210,3 +210,26 @@ fn each_between(
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
     list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_knows_no_ranges_has_each_done() {
+        let done = RefCell::new(Vec::new());
+        let note = |fd| {
+            done.borrow_mut().push(fd);
+            0
+        };
+        // No kernel knows these flags.
+        each_between(7, 11, libc::c_uint::MAX, note).expect("done");
+        assert_eq!(*done.borrow(), [7, 8, 9, 10, 11]);
+        each_between(7, u32::MAX, libc::c_uint::MAX, note).expect("done");
+        assert!(done.borrow().len() < 1 << 21);
+        let error = each_between(11, 7, 0, note);
+        assert!(error.is_ok(), "nothing to do: {error:?}");
+    }
+}

@@ -79,10 +79,16 @@ pub struct Console {
 /// # Errors
 /// There is no devpts, or what is there is not one.
 pub fn open(size: Option<(u16, u16)>) -> Result<Console, Error> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let master = fs::openat2(CWD, PTMX, flags, Mode::empty(), resolve).map_err(|e| Error::Open(e.into()))?;
-    let console = pair(master)?;
+    let open = |kind| {
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        fs::openat2(CWD, PTMX, kind | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(|e| Error::Open(e.into()))
+    };
+    // Another device may act when it is opened, so it is looked at before, and, as it may be exchanged, after.
+    if !is_master(open(OFlags::PATH)?.as_fd()) {
+        return Err(Error::NotDevpts);
+    }
+    let console = pair(open(OFlags::RDWR | OFlags::NOCTTY)?)?;
     if let Some(size) = size {
         resize(&console.master, size)?;
     }
@@ -119,7 +125,7 @@ pub fn keep_newlines(terminal: impl AsFd) -> Result<(), Error> {
 
 /// Verifies a freshly opened master and opens its slave.
 fn pair(master: OwnedFd) -> Result<Console, Error> {
-    if !is_devpts(master.as_fd(), |major, minor| (major, minor) == (5, 2)) {
+    if !is_master(master.as_fd()) {
         return Err(Error::NotDevpts);
     }
     unlockpt(&master).map_err(|e| Error::Slave(e.into()))?;
@@ -132,6 +138,10 @@ fn pair(master: OwnedFd) -> Result<Console, Error> {
         return Err(Error::NotDevpts);
     }
     Ok(Console { master, slave })
+}
+
+fn is_master(fd: BorrowedFd<'_>) -> bool {
+    is_devpts(fd, |major, minor| (major, minor) == (5, 2))
 }
 
 /// Whether `fd` is a character device with such a number, and of a devpts.

@@ -101,8 +101,7 @@ impl Container {
         }
         let masked = spec.linux().as_ref().and_then(|linux| linux.masked_paths().as_ref());
         for path in masked.into_iter().flatten() {
-            let inside = PathBuf::from(format!("/proc/{pid}/root/{}", path.trim_start_matches('/')));
-            if fs::metadata(&inside).is_ok_and(|m| !m.is_dir()) {
+            if rootfs::is_file_in(Path::new(&format!("/proc/{pid}/root")), Path::new(path)) {
                 add_mount(opts, path, NULL);
             }
         }

@@ -131,11 +131,12 @@ pub fn reopen_null() -> Result<(), Error> {
     if on_null == [false; 3] {
         return Ok(());
     }
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(null) = open(c"/dev/null", flags, Mode::empty()) else { return Ok(()) };
-    if !is_null(null.as_fd()) {
-        return Ok(());
-    }
+    // Another device may act when it is opened, so it is looked at before, and, as it may be exchanged, after.
+    let open_null = |kind: OFlags| {
+        let opened = open(c"/dev/null", kind | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        opened.ok().filter(|file| is_null(file.as_fd()))
+    };
+    let Some(null) = open_null(OFlags::PATH).and_then(|_| open_null(OFlags::RDWR)) else { return Ok(()) };
     for (number, found) in on_null.into_iter().enumerate() {
         let replaced = match (found, number) {
             (false, _) => Ok(()),

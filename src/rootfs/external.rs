@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -40,6 +40,13 @@ pub fn bound(spec: &Spec, rootfs: &Path) -> Result<Vec<Bound>, Error> {
             source: mount.source().clone().unwrap_or_default(),
         })
         .collect())
+}
+
+/// Whether a path of a container, whose root this is, leads to something that is no directory.
+pub fn is_file_in(root: &Path, path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = open(root, flags, Mode::empty()).and_then(|root| Root::new(root).open(path, OFlags::PATH));
+    found.and_then(|found| is_directory(found.as_fd())) == Ok(false)
 }
 
 /// Where a path of the container ends. One that is not there, for it is on a mount, ends where it says.

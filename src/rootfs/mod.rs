@@ -37,7 +37,7 @@ use rustix::io::Errno;
 use rustix::process::umask;
 
 pub use error::Error;
-pub use external::{Bound, bound, device_paths, make_mount_points};
+pub use external::{Bound, bound, device_paths, is_file_in, make_mount_points};
 pub use options::MOUNT_OPTIONS;
 pub use outside::{Outside, Request, Server};
 pub use resolve::clean;
