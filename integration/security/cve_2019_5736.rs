@@ -5,7 +5,7 @@
 //! a container, by a process with the capabilities to remount, and write to them by every call there is.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -113,16 +113,21 @@ impl<'a> Attack<'a> {
 
     /// Tries again, when no process runs the programs any more.
     fn has_failed(self) -> Result<()> {
-        for name in ["coracle", "coracle-wasi"] {
-            let file = self.c.host.programs().join(name);
-            eventually("an idle program", || Ok(OpenOptions::new().write(true).open(&file).is_ok()))?;
-        }
+        eventually("idle programs", || Ok(!is_busy(self.c.host.programs())?))?;
         fs::write(self.c.rootfs().join(format!("go{}", self.number)), "")?;
         eventually("the second attack", || Ok(self.report().contains("done")))?;
         reap(self.pid)?;
         ensure!(!self.report().contains("WON"), "{}", self.report());
         Ok(())
     }
+}
+
+/// Whether a process runs a program of this directory, through whatever mount.
+fn is_busy(programs: &Path) -> Result<bool> {
+    let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let files: Vec<_> = fs::read_dir(programs)?.flatten().filter_map(|entry| inode(&entry.path())).collect();
+    let running = fs::read_dir("/proc")?.flatten().filter_map(|entry| inode(&entry.path().join("exe")));
+    Ok(running.into_iter().any(|program| files.contains(&program)))
 }
 
 /// Everything that is mapped from a file is of the program's own file.

@@ -54,7 +54,8 @@ impl Host {
         fs::create_dir(&to)?;
         for name in ["coracle", "coracle-wasi", "coracle-wasmc"] {
             let program = if name == "coracle" { from.clone() } else { from.with_file_name(name) };
-            fs::copy(&program, to.join(name)).with_context(|| program.display().to_string())?;
+            // Not by ourselves: what another thread forks meanwhile would hold the copy open, and nobody could execute it.
+            command("cp").arg(program).arg(to.join(name)).finish()?.ok()?;
         }
         host.program = to.join("coracle");
         Ok(host)
