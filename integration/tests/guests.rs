@@ -1,4 +1,5 @@
-//! Every program in `integration/guests` runs in a container of its own.
+//! Every program in `integration/guests` runs in a container of its own, but for those in `c/hostile`, which are for
+//! `integration/security`.
 //!
 //! A guest checks itself and exits with 0. One that must end otherwise says so in its first comment:
 //! `expect: exit N`, then perhaps `stdout` or `stderr`, each with texts in backquotes that must appear there; or
