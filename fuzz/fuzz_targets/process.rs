@@ -5,7 +5,7 @@ use std::path::Path;
 
 use coracle::config;
 use coracle_fuzz::{json, plan};
-use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
 fuzz_target!(|bytes: &[u8]| {
     let path = Path::new("process.json");
@@ -21,5 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    json::mutate(data, size, max_size, seed, "process")
+    json::mutate(data, size, max_size, seed, "process").unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });

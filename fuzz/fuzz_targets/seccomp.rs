@@ -7,7 +7,7 @@ use coracle_fuzz::profile::Profile;
 use coracle_fuzz::random::Random;
 use coracle_fuzz::{handlers, json};
 use coracle_seccomp::{Filter, Unknown};
-use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use oci_spec::runtime::LinuxSeccomp;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -31,5 +31,5 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    json::mutate(data, size, max_size, seed, "seccomp")
+    json::mutate(data, size, max_size, seed, "seccomp").unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });

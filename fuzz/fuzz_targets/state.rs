@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use coracle::config;
 use coracle::container::{Container, Remains, Status, parse_streams};
 use coracle_fuzz::{cgroup, json, plan};
-use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use serde_json::Value;
 
 const ID: &str = "fuzz";
@@ -39,5 +39,5 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    json::mutate(data, size, max_size, seed, "state")
+    json::mutate(data, size, max_size, seed, "state").unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });

@@ -12,24 +12,21 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::random::Random;
 
-/// Changes an input in place, as `LLVMFuzzerCustomMutator` does; `target` names the directory of its seeds.
-pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: &str) -> usize {
+/// Changes an input in place, as `LLVMFuzzerCustomMutator` does; `target` names the directory of its seeds. `None` leaves it
+/// to libFuzzer's own mutator: for what is no JSON, and sometimes for what is.
+pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: &str) -> Option<usize> {
     let mut random = Random::new(seed.into());
-    let parsed = if random.once_in(12) { None } else { serde_json::from_slice::<Value>(&data[..size]).ok() };
-    let changed = parsed.and_then(|mut value| {
-        let words = Words::of(target);
-        for _ in 0..=random.below(3) {
-            words.change(&mut value, &mut random);
-        }
-        serde_json::to_vec(&value).ok().filter(|bytes| bytes.len() <= max_size)
-    });
-    match changed {
-        Some(bytes) => {
-            data[..bytes.len()].copy_from_slice(&bytes);
-            bytes.len()
-        }
-        None => libfuzzer_sys::fuzzer_mutate(data, size, max_size),
+    if random.once_in(12) {
+        return None;
     }
+    let mut value = serde_json::from_slice::<Value>(&data[..size]).ok()?;
+    let words = Words::of(target);
+    for _ in 0..=random.below(3) {
+        words.change(&mut value, &mut random);
+    }
+    let bytes = serde_json::to_vec(&value).ok().filter(|bytes| bytes.len() <= max_size)?;
+    data[..bytes.len()].copy_from_slice(&bytes);
+    Some(bytes.len())
 }
 
 /// Strings on which code that takes paths, names, lists and numbers stumbles.
@@ -234,15 +231,19 @@ impl Words {
             4 => text[cut..].to_owned(),
             5 => iter::repeat_n(text, 1 + random.below(9)).collect(),
             6 => iter::repeat_n(word, 1 << random.below(9)).collect(),
-            _ => {
-                let mut bytes = text.as_bytes().to_vec();
-                let size = bytes.len();
-                bytes.resize(size + 16, 0);
-                let size = libfuzzer_sys::fuzzer_mutate(&mut bytes, size, size + 16);
-                String::from_utf8_lossy(&bytes[..size]).into_owned()
-            }
+            _ => text.chars().map(|c| if random.once_in(8) { other(c, random) } else { c }).collect(),
         }
     }
+}
+
+/// Some other character, often one like it.
+fn other(c: char, random: &mut Random) -> char {
+    let code = match random.below(3) {
+        0 => u32::from(c).wrapping_add(1),
+        1 => u32::from(c) ^ 1 << random.below(8),
+        _ => random.number() as u32 >> random.below(32),
+    };
+    char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 fn number(number: &Number, random: &mut Random) -> Number {

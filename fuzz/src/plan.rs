@@ -1,6 +1,6 @@
 //! What `create` and `exec` make of a configuration before they touch the system.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use coracle::cgroup::{Cgroup, Manager};
 use coracle::init::identity::Identity;
@@ -33,8 +33,11 @@ pub fn container(spec: &Spec) {
     if let Some(rdt) = linux.and_then(|linux| linux.intel_rdt().as_ref()) {
         resctrl::Group::plan(Path::new("/sys/fs/resctrl"), rdt, ID);
     }
-    for key in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten().map(|(key, _)| key) {
-        assert!(!key.split(['/', '.']).any(str::is_empty), "sysctl {key:?} leads out of /proc/sys");
+    for (key, _) in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten() {
+        // As init makes a path of it.
+        let path = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
+        let below = Path::new(&path).components().all(|it| matches!(it, Component::Normal(_)));
+        assert!(below, "sysctl {key:?} leads out of /proc/sys");
     }
     let _ = handler::choose(spec.annotations().as_ref(), Path::new("coracle"));
     for manager in [Manager::Cgroupfs, Manager::Systemd, Manager::Disabled] {

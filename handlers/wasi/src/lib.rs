@@ -22,4 +22,4 @@ pub mod start;
 pub mod state;
 pub mod trap;
 pub mod types;
-mod unstable;
+pub mod unstable;

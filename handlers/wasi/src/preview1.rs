@@ -27,10 +27,10 @@ pub use self::{
 };
 
 mod clock;
-pub mod descriptor;
-pub mod io;
-pub mod path;
-pub mod poll;
+pub(crate) mod descriptor;
+pub(crate) mod io;
+pub(crate) mod path;
+pub(crate) mod poll;
 mod process;
 mod readdir;
 mod socket;
