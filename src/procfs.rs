@@ -91,6 +91,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
     use super::*;
 
     #[test]
@@ -106,6 +109,48 @@ mod tests {
         let refused = |path| Procfs::open_at(proc.as_fd(), path).expect_err("not the top");
         assert_eq!(refused(c"sys"), Errno::NODEV);
         assert_eq!(refused(c"self"), Errno::LOOP);
+    }
+
+    /// In a thread with mounts of its own.
+    fn with_own_mounts(body: impl FnOnce() + Send) {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root may mount");
+            return;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: the thread has nothing that depends on the mounts of others.
+                unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("unshared");
+                mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+                    .expect("private");
+                body();
+            });
+        });
+    }
+
+    #[test]
+    fn one_that_is_held_is_not_covered() {
+        let procfs = Procfs::find().expect("procfs");
+        with_own_mounts(|| {
+            mount(c"tmpfs", c"/proc", c"tmpfs", MountFlags::empty(), None).expect("mounted");
+            fs::create_dir("/proc/thread-self").expect("made");
+            fs::write("/proc/thread-self/comm", "fake").expect("written");
+            assert_eq!(Procfs::find().expect_err("a tmpfs"), Errno::NODEV);
+            procfs.write("thread-self/comm", "genuine").expect("written");
+            assert_eq!(fs::read("/proc/thread-self/comm").expect("read"), b"fake");
+            let comm = procfs.file("thread-self/comm", OFlags::RDONLY).map(fs::File::from).expect("opened");
+            assert_eq!(std::io::read_to_string(comm).expect("read"), "genuine\n");
+        });
+    }
+
+    #[test]
+    fn what_is_mounted_on_its_files_is_refused() {
+        with_own_mounts(|| {
+            let procfs = Procfs::find().expect("procfs");
+            assert!(procfs.file("version", OFlags::RDONLY).is_ok());
+            mount_bind("/dev/null", "/proc/version").expect("mounted");
+            assert_eq!(procfs.file("version", OFlags::RDONLY).expect_err("a mount"), Errno::XDEV);
+        });
     }
 
     #[test]

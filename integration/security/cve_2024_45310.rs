@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use coracle_integration::{Container, Host};
 use serde_json::json;
 
-use crate::canary::Canary;
+use crate::canary::{Canary, SECRET};
 use crate::swap::{Swapper, exchange, rounds};
 
 /// A volume with a directory, and a link that leads to the canary for whoever resolves it outside.
@@ -25,7 +25,8 @@ fn volume(host: &Host, name: &str, link: &Path) -> Result<PathBuf> {
 /// Runs a container that needs all kinds of things to be made in the directory. It may fail, with the directory coming and
 /// going; whether it did not is returned.
 fn make_there(host: &Host, volume: &Path, round: u32) -> Result<bool> {
-    let mut c = host.container(&["true"])?;
+    let look = "cat /volume/dir/file /volume/link/file /volume/*/*/*/*/file 2>/dev/null; true";
+    let mut c = host.container(&["sh", "-c", look])?;
     let there = |name: &str| format!("/volume/dir/{round}/{name}");
     c.mount(json!({"destination": "/volume", "source": volume, "options": ["bind"]}));
     c.mount(json!({"destination": there("a/directory"), "source": volume, "options": ["bind"]}));
@@ -35,7 +36,9 @@ fn make_there(host: &Host, volume: &Path, round: u32) -> Result<bool> {
     c.config["linux"]["devices"] =
         json!([{"path": there("e/device"), "type": "c", "major": 1, "minor": 3, "uid": 7, "gid": 7}]);
     c.config["process"]["cwd"] = json!(there("f/cwd"));
-    Ok(c.run()?.code == 0)
+    let done = c.run()?;
+    ensure!(!done.stdout.contains(SECRET), "the canary is seen: {done}");
+    Ok(done.code == 0)
 }
 
 fn race(host: &Host, canary: &Canary, volume: &Path) -> Result<()> {

@@ -20,6 +20,7 @@ mod cve_2025_31133;
 mod cve_2025_52565;
 mod cve_2025_52881;
 mod guests;
+mod links;
 mod swap;
 mod swapped;
 

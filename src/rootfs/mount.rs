@@ -216,10 +216,13 @@ pub(super) fn new(
     mount(source, c".", fs, flags, (!data.is_empty()).then_some(data.as_c_str()))
 }
 
-/// The option `remount`: other flags for what is mounted there already.
+/// The option `remount`: other flags for what is mounted there already. Those of a file system hold for everybody who has it
+/// mounted, the host too, so that no link of an image may say which it is.
 fn remount(root: &Root, dest: &Path, options: &Options) -> Result<(), Error> {
-    let top = root.open(dest, OFlags::PATH).map_err(Error::mount_point(dest))?;
-    if options.bind.is_some() {
+    let one_mount = options.bind.is_some();
+    let top = if one_mount { root.open(dest, OFlags::PATH) } else { root.open_plain(dest, OFlags::PATH) }
+        .map_err(Error::mount_point(dest))?;
+    if one_mount {
         options.attributes().apply(top.as_fd(), false)
     } else {
         let data = options.data.join(",");

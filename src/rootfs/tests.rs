@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -350,6 +351,28 @@ fn a_neighbour_who_swaps_links_gains_nothing() {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(mounts.lines().all(|line| !Path::new(line.split(' ').nth(4).unwrap()).starts_with(&outside)));
+    });
+}
+
+#[test]
+fn what_lies_on_top_is_found() {
+    isolated("what_lies_on_top_is_found", NAMESPACES, |bundle| {
+        let rootfs = bundle.join("rootfs");
+        let directory = resolve::open_canonical(&rootfs).unwrap();
+        let device = |fd: &std::os::fd::OwnedFd| rustix::fs::fstat(fd).unwrap().st_dev;
+        assert_eq!(device(&resolve::top(directory.as_fd()).unwrap()), device(&directory));
+        for _ in 0..2 {
+            mount(c"tmpfs", &rootfs, c"tmpfs", MountFlags::empty(), None).unwrap();
+            let top = resolve::top(directory.as_fd()).unwrap();
+            assert_eq!(device(&top), fs::metadata(&rootfs).unwrap().dev());
+            let root = Root::below(&directory).unwrap().top().unwrap();
+            assert_eq!(device(&root.into()), device(&top));
+        }
+        symlink("rootfs", bundle.join("link")).unwrap();
+        symlink(bundle, bundle.join("same")).unwrap();
+        for path in ["link", "same/rootfs"] {
+            assert_eq!(resolve::open_canonical(&bundle.join(path)).unwrap_err(), Errno::LOOP);
+        }
     });
 }
 
