@@ -58,6 +58,9 @@ pub struct Entry {
     pub used: SystemTime,
 }
 
+/// One part in so many of a file system is left to others: images nobody vouches for decide how many modules there are.
+const RESERVE: u64 = 20;
+
 #[derive(Debug)]
 struct Footer {
     key: Hash,
@@ -318,6 +321,11 @@ impl<'a> Unfinished<'a> {
         self.file.rewind()?;
         let mut source = File::from(artifact.try_clone_to_owned()?);
         source.rewind()?;
+        let space = rustix::fs::fstatvfs(&self.file)?;
+        let left = (space.f_bavail * space.f_frsize).saturating_sub(source.metadata()?.len());
+        if left < space.f_blocks * space.f_frsize / RESERVE {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let length = io::copy(&mut source, &mut self.file)?;
         let mut footer = Footer {
             key: key.digest,

@@ -363,10 +363,13 @@ fn leftovers_of_a_killed_process_are_never_used() {
 
 #[test]
 fn the_compilers_refusal_is_the_message() {
-    let bench = Bench::new("echo 'unknown import env.foo' >&2; exit 1");
+    let bench = Bench::new("echo 'unknown import env.foo'; exit 1");
     let message = bench.ask(b"module").unwrap_err().to_string();
     assert_eq!(message, "/m.wasm: unknown import env.foo");
     assert_eq!(bench.names(), [""; 0]);
+    // It has read the module, and may say what the module wants it to say.
+    bench.install(r"printf '\033[2Jgone\nsecond line\n'; exit 1");
+    assert_eq!(bench.ask(b"m").unwrap_err().to_string(), "/m.wasm: ?[2Jgone");
     bench.install("exit 3");
     assert_eq!(bench.ask(b"m").unwrap_err().to_string(), "/m.wasm: the compiler failed with exit status: 3");
     bench.install("exit 0");

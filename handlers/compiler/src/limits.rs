@@ -1,14 +1,14 @@
 //! What a compilation may use: memory, time, and room for what it makes.
 //!
 //! The limits grow with the module, so that a small one cannot ask for much, and are far above what ordinary modules
-//! need: Cranelift takes about 0.7 s of a desktop's processor and 60 MiB of memory for each MiB of one. The kernel enforces
+//! need: Cranelift takes one or two seconds of a desktop processor for each MiB of a server. The kernel enforces
 //! them (setrlimit(2), alarm(2)); each has a line of its own for whoever meets it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::output;
 
@@ -50,6 +50,16 @@ impl Limits {
         self.artifact
     }
 
+    /// The lower ones of these and those that the process has already, from whoever started it.
+    pub fn inherited(self) -> Self {
+        let least = |limit: u64, resource| getrlimit(resource).current.map_or(limit, |it| it.min(limit));
+        Self {
+            memory: least(self.memory, Resource::Data),
+            time: least(self.time, Resource::Cpu),
+            artifact: least(self.artifact, Resource::Fsize),
+        }
+    }
+
     /// Puts this process and its children under the limits, for good.
     ///
     /// # Errors
@@ -57,23 +67,21 @@ impl Limits {
     pub fn apply(self) -> io::Result<()> {
         let _ = LINES.set(Lines {
             memory: format!("compiling it takes more than {} MiB of memory\n", self.memory / MIB),
-            time: format!("compiling it takes too long: more than {} s\n", self.time),
+            time: format!("compiling it takes more than {} s\n", self.time),
         });
         // Too large a file is an error of write(2) then, and no signal.
         set(libc::SIGXFSZ, libc::SIG_IGN);
         set(libc::SIGXCPU, out_of_time as *const () as usize);
         set(libc::SIGALRM, out_of_time as *const () as usize);
-        // A limit that was lower before stays.
-        let limit = |resource, limit: u64, grace: u64| {
-            let before = rustix::process::getrlimit(resource);
-            let least = |present: Option<u64>, limit| Some(present.map_or(limit, |it| it.min(limit)));
-            let (current, maximum) = (least(before.current, limit), least(before.maximum, limit + grace));
-            setrlimit(resource, Rlimit { current, maximum })
+        let limit = |resource, current: u64, grace: u64| {
+            let maximum = getrlimit(resource).maximum;
+            let maximum = maximum.map_or(current + grace, |it| it.min(current + grace));
+            setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })
         };
         limit(Resource::Core, 0, 0)?;
         limit(Resource::Data, self.memory, 0)?;
         limit(Resource::Fsize, self.artifact, 0)?;
-        // At the second of the two limits it would be killed.
+        // At the second of the two limits it would be killed, without a word.
         Ok(limit(Resource::Cpu, self.time, 5)?)
     }
 

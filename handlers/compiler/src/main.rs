@@ -35,8 +35,8 @@ struct Args {}
 enum Error {
     #[error("read the module: {0}")]
     Read(io::Error),
-    #[error("the artifact is larger than {0} MiB")]
-    TooLarge(u64),
+    #[error("the artifact has {0} bytes, {1} are allowed")]
+    TooLarge(u64, u64),
     #[error("write the artifact: {0}")]
     Write(io::Error),
     #[error(transparent)]
@@ -78,8 +78,9 @@ fn run() -> Result<(), Error> {
     let module = input::module(&bytes)?;
     imports::check(&module)?;
     let artifact = compile::artifact(&module, threads, output::progress())?;
-    if artifact.len() as u64 > limits.artifact() {
-        return Err(Error::TooLarge(limits.artifact() >> 20));
+    let length = artifact.len() as u64;
+    if length > limits.artifact() {
+        return Err(Error::TooLarge(length, limits.artifact()));
     }
     output::artifact(&artifact).map_err(Error::Write)
 }
