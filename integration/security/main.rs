@@ -5,6 +5,7 @@
 
 mod cache;
 mod canary;
+mod compiler;
 mod cve_2016_9962;
 mod cve_2019_16884;
 mod cve_2019_19921;

@@ -69,8 +69,8 @@ fn run() -> Result<(), Error> {
     // Asked before: inside, only the affinity could be seen, not what the cgroup allows.
     let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let machine = rustix::system::sysinfo();
-    let limits =
-        Limits::new(sandbox::input_size(), (machine.totalram as u64).saturating_mul(machine.mem_unit.into()));
+    let memory = (machine.totalram as u64).saturating_mul(machine.mem_unit.into());
+    let limits = Limits::new(sandbox::input_size(), memory).inherited();
     sandbox::enter(limits)?;
 
     let mut bytes = Vec::new();
