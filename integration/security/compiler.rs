@@ -184,7 +184,7 @@ fn a_limit_that_is_met_is_named() -> Result<()> {
         limited(&host, "--data=33554432", &large)?,
         line("compiling it takes more than 32 MiB of memory")
     );
-    assert_eq!(limited(&host, "--cpu=1", &large)?, line("compiling it takes more than 1 s"));
+    assert_eq!(limited(&host, "--cpu=1:3", &large)?, line("compiling it takes more than 1 s"));
     let (code, text) = limited(&host, "--fsize=100000", &large)?;
     ensure!(
         code == 1 && text.starts_with("the artifact has ") && text.ends_with(" 100000 are allowed\n"),
