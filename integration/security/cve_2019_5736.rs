@@ -7,10 +7,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Container, Host, Run, command, eventually, native, reap, wat};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::canary::Canary;
@@ -80,6 +83,13 @@ const RECURSIONS: [&[&str]; 3] = [
     &["/script", "--log", "/wait", "list"],
 ];
 
+/// The number that a process has in its own pid namespace.
+fn inside(pid: i32) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:")).context("NSpid")?;
+    Ok(numbers.split_whitespace().last().context("NSpid")?.to_owned())
+}
+
 /// An attack on files, by their paths inside.
 struct Attack<'a> {
     c: &'a Container<'a>,
@@ -90,9 +100,7 @@ struct Attack<'a> {
 impl<'a> Attack<'a> {
     /// Takes hold of a process's program, and of all its descriptors but the standard streams, and tries them.
     fn on(c: &'a Container<'a>, number: usize, pid: i32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let inside = status.lines().find_map(|l| l.strip_prefix("NSpid:")).context("NSpid")?;
-        let inside = inside.split_whitespace().last().context("NSpid")?;
+        let inside = inside(pid)?;
         let script = format!(
             "fds=$(ls /proc/{inside}/fd | grep -v '^[012]$' | sed 's|^|/proc/{inside}/fd/|'); \
              exec /overwrite /go{number} /proc/{inside}/exe $fds > /report{number} 2>&1"
@@ -232,8 +240,71 @@ fn by_modules() -> Result<()> {
     let runs = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ino() == handler);
     eventually("the module to run", || Ok(runs(c.pid()?)))?;
     let running = Attack::on(&attacker, 1, c.pid()?)?;
+    let mut native = prey(&host, &attacker, &["sleep", "1000"])?;
+    native.install(&wat("busy")?, "/main.wasm")?;
+    native.create()?.start()?;
+    let file = native.bundle().join("exec.pid");
+    let flags = ["--detach", "--pid-file", file.to_str().context("path")?];
+    native.exec_with(&flags, &["/main.wasm"])?.ok()?;
+    let pid = fs::read_to_string(file)?.parse()?;
+    eventually("the executed module to run", || Ok(runs(pid)))?;
+    let executed = Attack::on(&attacker, 2, pid)?;
+    end(&native)?;
+    reap(pid)?;
     end(&c)?;
-    created.has_failed()?;
-    running.has_failed()?;
+    for attack in [created, running, executed] {
+        attack.has_failed()?;
+    }
+    canary.is_untouched()
+}
+
+/// Root of an ordinary user's container owns what that user owns, which may be the runtime. The user may mount nothing, so
+/// that it runs from a sealed copy.
+#[test]
+fn by_an_ordinary_users_container() -> Result<()> {
+    const USER: u32 = 64_126;
+    let host = Host::with_own_programs()?;
+    let mut c = host.container(&[])?;
+    c.install(&native("overwrite")?, "/overwrite")?;
+    symlink("/proc/self/exe", c.rootfs().join("link"))?;
+    command("mkfifo").arg(c.rootfs().join("wait")).finish()?.ok()?;
+    command("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(host.path()).finish()?.ok()?;
+    let canary = Canary::watch(host.programs())?;
+
+    let spec = c.bundle().join("spec");
+    fs::create_dir(&spec)?;
+    host.runtime().args(["spec", "--rootless"]).current_dir(&spec).finish()?.ok()?;
+    c.config = serde_json::from_slice(&fs::read(spec.join("config.json"))?)?;
+    for mappings in ["uidMappings", "gidMappings"] {
+        c.config["linux"][mappings] = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+    }
+    c.config["process"]["args"] = json!(["sleep", "1000"]);
+    c.config["process"]["terminal"] = json!(false);
+    c.config["root"]["readonly"] = json!(false);
+    let as_user = |mut command: Command| {
+        command.env("XDG_RUNTIME_DIR", host.path()).env("HOME", host.path()).uid(USER).gid(USER);
+        command
+    };
+    as_user(c.run_command(&["--detach"])?).finish()?.ok()?;
+    let file = c.bundle().join("exec.pid");
+    let flags = ["--detach", "--pid-file", file.to_str().context("path")?];
+    let mut exec = as_user(c.verb_with("exec", &flags));
+    exec.args(RECURSIONS[1]).finish()?.ok()?;
+    let prey: i32 = fs::read_to_string(&file)?.parse()?;
+    eventually("the log to be opened", || waits(prey))?;
+    ensure!(!runs_the_runtime(prey, &host)?, "it runs the user's own file");
+
+    let program = format!("/proc/{}/exe", inside(prey)?);
+    let mut attack = as_user(c.verb("exec")).args(["/overwrite", "/go", &program]).job()?;
+    attack.expect("ready")?;
+    kill_process(Pid::from_raw(prey).context("pid")?, Signal::KILL)?;
+    reap(prey)?;
+    fs::write(c.rootfs().join("go"), "")?;
+    let done = attack.wait()?.ok()?;
+    as_user(c.verb_with("delete", &["--force"])).finish()?.ok()?;
+    ensure!(done.stdout.contains("holds") && done.stdout.contains("done"), "no attack: {done}");
+    for how in ["path", "place", "write", "truncate", "map", "remount"] {
+        ensure!(!done.stdout.contains(&format!("WON {how}")), "{done}");
+    }
     canary.is_untouched()
 }
