@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::status;
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Finished, Host, Run, command, coracle, eventually, wat};
 use rustix::process::Signal;
@@ -191,13 +192,6 @@ fn a_limit_that_is_met_is_named() -> Result<()> {
         "{text}"
     );
     Ok(())
-}
-
-/// The names and values of /proc/PID/status.
-fn status(pid: i32, name: &str) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    Ok(line.context("no such line")?.split_whitespace().map(str::to_owned).collect())
 }
 
 fn children(pid: i32) -> Result<Vec<i32>> {

@@ -21,6 +21,7 @@ mod cve_2025_31133;
 mod cve_2025_52565;
 mod cve_2025_52881;
 mod guests;
+mod handler;
 mod links;
 mod swap;
 mod swapped;
@@ -28,7 +29,7 @@ mod swapped;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use coracle_integration::Host;
 use serde_json::{Value, json};
 
@@ -55,4 +56,11 @@ fn fake_proc(host: &Host, name: &str) -> Result<Canary> {
         fs::write(file, content)?;
     }
     Canary::watch(&path)
+}
+
+/// The values of one line of /proc/PID/status.
+fn status(pid: i32, name: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.context("no such line")?.split_whitespace().map(str::to_owned).collect())
 }
