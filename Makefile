@@ -47,11 +47,11 @@ bench: ## Measure start times against crun and runc (as root, on an idle machine
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench
 
-test-faults: ## Kill and fail every system call of create, start, exec and delete, and start containers by the thousand (as root)
+test-faults: ## Kill and fail every system call of create, start, exec and delete, start containers by the thousand, race longer (as root)
 	@scripts/setup build demo test
 	@$(MAKE) --no-print-directory build
 	@CORACLE_FULL=1 CORACLE_FAULTS="$(abspath $(TARGET_DIR))/faults.md" $(CARGO) test --locked --no-fail-fast \
-		-p coracle-integration --test faults --test races --test load --test load_podman
+		-p coracle-integration --test faults --test races --test load --test load_podman --test security
 	@sed -i -e '/<!-- faults -->/,/<!-- end -->/{//!d}' -e '/<!-- faults -->/r $(TARGET_DIR)/faults.md' docs/reliability.md
 
 test-vm: ## Run the tests that need cgroup v2 and systemd in a virtual machine
