@@ -3,7 +3,8 @@
 //! Its files take what confines a container: labels, sysctls, the ids of a user namespace. A write that ends in a file of
 //! somebody's making confines nothing, and one that is led to another file of procfs may end the host (CVE-2019-16884,
 //! CVE-2025-52881). So the runtime opens procfs before it joins any namespace, where nobody else has a say in what is
-//! mounted, and keeps the descriptor. Names are resolved below it: through no mount, and through no link but the kernel's.
+//! mounted, and keeps the descriptor. Names are resolved below it, through no link that leads out, and end in a procfs:
+//! another part of it may be mounted there, as below /proc/sys where a container runs containers.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,17 +42,19 @@ impl Procfs {
     fn open_at(directory: BorrowedFd<'_>, path: &CStr) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = openat2(directory, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-        let genuine = fstatfs(&top)?.f_type == libc::PROC_SUPER_MAGIC && fstat(&top)?.st_ino == TOP;
+        let genuine = is_procfs(top.as_fd())? && fstat(&top)?.st_ino == TOP;
         if genuine { Ok(Self(top)) } else { Err(Errno::NODEV) }
     }
 
     /// Opens a file by its path below the top.
     ///
     /// # Errors
-    /// Those of openat2(2); `EXDEV` if something is mounted there.
+    /// Those of openat2(2), and `ENODEV` if something else is mounted there.
     pub fn file(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-        openat2(&self.0, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = openat2(&self.0, path, flags, Mode::empty(), resolve)?;
+        if is_procfs(file.as_fd())? { Ok(file) } else { Err(Errno::NODEV) }
     }
 
     /// Writes a value, all at once.
@@ -68,6 +71,14 @@ impl AsFd for Procfs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Whether the file is one of a procfs.
+///
+/// # Errors
+/// Those of fstatfs(2).
+pub fn is_procfs(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(fstatfs(file)?.f_type == libc::PROC_SUPER_MAGIC)
 }
 
 /// Writes a value to an open file: the kernel takes each write as a whole one. Of nothing to write, nothing is written.
@@ -144,12 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_on_its_files_is_refused() {
+    fn only_procfs_may_be_mounted_on_its_files() {
         with_own_mounts(|| {
             let procfs = Procfs::find().expect("procfs");
-            assert!(procfs.file("version", OFlags::RDONLY).is_ok());
-            mount_bind("/dev/null", "/proc/version").expect("mounted");
-            assert_eq!(procfs.file("version", OFlags::RDONLY).expect_err("a mount"), Errno::XDEV);
+            mount_bind("/proc/sys/kernel", "/proc/sys/kernel").expect("mounted");
+            assert!(procfs.file("sys/kernel/ostype", OFlags::RDONLY).is_ok());
+            mount_bind("/dev/null", "/proc/sys/kernel/ostype").expect("mounted");
+            let covered = procfs.file("sys/kernel/ostype", OFlags::RDONLY);
+            assert_eq!(covered.expect_err("another file"), Errno::NODEV);
         });
     }
 

@@ -13,7 +13,7 @@ use rustix::fs::makedev;
 use serde_json::json;
 
 use crate::canary::Canary;
-use crate::swap::{Swapper, rounds};
+use crate::swap::{Swapper, attempts};
 
 /// Where the container could write, if it were mounted over a masked file.
 const TARGET: &str = "/proc/sys/kernel/core_pattern";
@@ -93,20 +93,19 @@ fn the_null_device_is_exchanged() -> Result<()> {
     fs::create_dir(&dev)?;
     node(&dev.join("null"), "c", &["1", "3"])?;
     symlink(TARGET, dev.join("link"))?;
-    let mut made = 0;
     let _swapper = Swapper::start(&dev, "null", "link")?;
-    for _ in 0..rounds() * 2 {
+    attempts(|_| {
         let mut c = with_own_dev(&host)?;
         c.mount(json!({"destination": "/dev", "source": dev, "options": ["bind"]}));
-        if c.try_create(&[])?.code == 0 {
-            made += 1;
+        let made = c.try_create(&[])?.code == 0;
+        if made {
             all_is_masked(&c)?;
             let mounts = c.proc("mountinfo")?;
             ensure!(!mounts.contains("core_pattern"), "a file of procfs is mounted: {mounts}");
             c.delete()?;
             c.wait_exit()?;
         }
-    }
-    ensure!(made > 0, "no container was ever made");
+        Ok(made)
+    })?;
     host.is_clean()
 }

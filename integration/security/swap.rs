@@ -6,13 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use coracle_integration::native;
 use rustix::fs::{RenameFlags, renameat_with};
 
 /// How often what is exchanged is used.
 pub fn rounds() -> u32 {
     if std::env::var_os("CORACLE_FULL").is_some() { 1000 } else { 8 }
+}
+
+/// Uses what is exchanged so often, and then until that has once succeeded: somebody who is only ever refused has not been
+/// raced.
+pub fn attempts(mut attempt: impl FnMut(u32) -> Result<bool>) -> Result<()> {
+    let mut successes = 0;
+    for round in 0..rounds() * 50 {
+        successes += u32::from(attempt(round)?);
+        if round + 1 >= rounds() && successes > 0 {
+            return Ok(());
+        }
+    }
+    bail!("it never succeeds")
 }
 
 /// The exchange, until this is dropped. In the end each name is what it was.

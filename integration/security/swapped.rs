@@ -10,7 +10,7 @@ use coracle_integration::{Container, Host};
 use serde_json::{Value, json};
 
 use crate::canary::{Canary, SECRET};
-use crate::swap::{Swapper, rounds};
+use crate::swap::{Swapper, attempts};
 
 /// A bundle whose root file system can be exchanged for a link to the canary, as a whole or by the directory that it is in.
 fn with_links<'h>(host: &'h Host, canary: &Canary) -> Result<Container<'h>> {
@@ -30,13 +30,12 @@ fn race(change: fn(&mut Container)) -> Result<()> {
     let mut c = with_links(&host, &canary)?;
     change(&mut c);
     let (bundle, id) = (c.bundle().to_owned(), c.id.clone());
-    let mut own = 0;
     for (directory, name) in [(bundle.clone(), "parent"), (bundle.join("parent"), "below")] {
         c.id = format!("{id}-{name}");
         c.config["root"]["path"] = json!("parent/below");
         c.run()?.ok()?.prints("own")?;
         let _swapper = Swapper::start(&directory, name, "link")?;
-        for round in 0..rounds() {
+        attempts(|round| {
             let relative = round % 2 == 0;
             let root = if relative { "parent/below".into() } else { bundle.join("parent/below") };
             c.config["root"]["path"] = json!(root);
@@ -44,11 +43,10 @@ fn race(change: fn(&mut Container)) -> Result<()> {
             let done = c.run()?;
             ensure!(!done.stdout.contains(SECRET), "the canary is seen: {done}");
             ensure!(done.code != 0 || done.stdout == "own", "another root file system: {done}");
-            own += u32::from(done.code == 0);
-        }
+            Ok(done.code == 0)
+        })?;
     }
     canary.is_untouched()?;
-    ensure!(own > 0, "no container was ever made");
     host.is_clean()
 }
 
@@ -110,9 +108,8 @@ fn race_in_volume(mount: Value, check: fn(&Container) -> Result<()>) -> Result<(
     fs::create_dir_all(volume.join("dir"))?;
     fs::write(volume.join("dir/planted"), "planted")?;
     symlink("/other/empty", volume.join("link"))?;
-    let mut made = 0;
     let _swapper = Swapper::start(&volume, "dir", "link")?;
-    for _ in 0..rounds() {
+    attempts(|_| {
         let mut c = host.container(&["true"])?;
         c.mount(json!({"destination": "/volume", "source": volume, "options": ["bind"]}));
         c.mount(json!({"destination": "/other", "source": canary.path(), "options": ["bind"]}));
@@ -120,15 +117,15 @@ fn race_in_volume(mount: Value, check: fn(&Container) -> Result<()>) -> Result<(
         for _ in 0..20 {
             c.mount(mount.clone());
         }
-        if c.try_create(&[])?.code == 0 {
-            made += 1;
+        let made = c.try_create(&[])?.code == 0;
+        if made {
             check(&c)?;
             c.delete()?;
             c.wait_exit()?;
         }
         canary.is_untouched()?;
-    }
-    ensure!(made > 0, "no container was ever made");
+        Ok(made)
+    })?;
     host.is_clean()
 }
 

@@ -9,10 +9,11 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::attributes::Attributes;
-use super::mount::{delayed_read_only, is_kernel, is_procfs, mount_point, propagate};
+use super::mount::{delayed_read_only, is_kernel, mount_point, propagate};
 use super::options::Options;
 use super::resolve::{Kind, Root, is_directory};
 use super::{Context, Error, Request};
+use crate::procfs::is_procfs;
 
 /// Where a bind source lies, outside.
 pub(super) fn source(mount: &Mount, bundle: &Path) -> PathBuf {

@@ -15,6 +15,7 @@ use super::options::Options;
 use super::resolve::{Kind, Root, clean, top};
 use super::{Context, Error, bind, cgroup, copyup, idmap};
 use crate::log;
+use crate::procfs::is_procfs;
 
 /// Refuses by name what cannot be mounted.
 pub(super) fn check(mount: &Mount, spec: &Spec) -> Result<(), Error> {
@@ -282,11 +283,6 @@ fn check_proc_text(mount: &Mount, options: &Options, dest: &Path) -> Result<(), 
         return Ok(());
     }
     Err(Error::InsideProc(dest.to_owned()))
-}
-
-/// Whether the file is one of a procfs.
-pub(super) fn is_procfs(fd: BorrowedFd) -> Result<bool, Errno> {
-    Ok(fstatfs(fd)?.f_type == libc::PROC_SUPER_MAGIC)
 }
 
 /// Whether the file is one of a procfs or sysfs.
