@@ -253,12 +253,18 @@ impl Profile {
     }
 
     /// The answers that the profile allows: more than one where rules contradict each other. `None` for a call that stands
-    /// for many others.
+    /// for many others, or is one of those.
     fn meaning(&self, call: &Call) -> Option<Vec<u32>> {
         // A call of an architecture that is not the profile's ends the thread.
         let Some(architecture) = self.answers(call) else { return Some(vec![KILL_THREAD]) };
         let many = ["socketcall", "ipc"].map(|name| architecture.number(name));
         if architecture.multiplexed && many.contains(&Some(call.number)) {
+            return None;
+        }
+        // Nor of those behind them, whose own numbers libseccomp does not give away.
+        let known = i32::try_from(call.number).ok().map(ScmpSyscall::from_raw_syscall);
+        let own = known.and_then(|known| known.get_name_by_arch(architecture.arch).ok());
+        if own.is_some_and(|own| architecture.has(&own) && architecture.number(&own).is_none()) {
             return None;
         }
         let effective = self.rules.iter().filter(|rule| rule.answer != self.default);
