@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -199,34 +200,56 @@ fn children(pid: i32) -> Result<Vec<i32>> {
     Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-#[test]
-fn a_compiler_at_work_has_nothing() -> Result<()> {
+/// A module that keeps the compiler busy for seconds.
+fn busy(host: &Host) -> Result<PathBuf> {
     use Instruction::{I32Add, I32Const, LocalGet, LocalSet};
-    let host = Host::new()?;
-    let busy = function(1, repeated([LocalGet(0), I32Const(7), I32Add, LocalSet(0)], 1_000_000));
+    let body = function(1, repeated([LocalGet(0), I32Const(7), I32Add, LocalSet(0)], 1_000_000));
     let path = host.path().join("busy.wasm");
-    fs::write(&path, program(&[busy]).finish())?;
-    let job = host.runtime().args(["wasm", "compile"]).arg(path).job()?;
+    fs::write(&path, program(&[body]).finish())?;
+    Ok(path)
+}
+
+/// The compiler's two processes, of which the first waits for the second, once that is in its sandbox.
+fn at_work(outer: impl Fn() -> Result<Option<i32>>) -> Result<[i32; 2]> {
     let mut found = None;
     eventually("a compiler in its sandbox", || {
-        for outer in children(job.pid())? {
-            found = children(outer)?.first().map(|inner| (outer, *inner));
-        }
-        Ok(found.is_some_and(|(_, inner)| status(inner, "Seccomp").is_ok_and(|mode| mode == ["2"])))
+        let Some(outer) = outer()? else { return Ok(false) };
+        let Some(inner) = children(outer)?.first().copied() else { return Ok(false) };
+        found = Some([outer, inner]);
+        Ok(status(inner, "Seccomp").is_ok_and(|mode| mode == ["2"]))
     })?;
-    let (outer, inner) = found.context("the compiler")?;
+    found.context("the compiler")
+}
+
+/// What needs no privilege to be given up.
+fn has_nothing(pid: i32) -> Result<()> {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(status(pid, set)?, ["0000000000000000"], "{set}");
+    }
+    assert_eq!(status(pid, "NoNewPrivs")?, ["1"]);
+    let open: BTreeSet<_> = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    assert_eq!(open, BTreeSet::from(["0".to_owned(), "1".to_owned()]));
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?, "1000\n");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    for limit in ["Max data size", "Max file size", "Max cpu time"] {
+        let line = limits.lines().find(|line| line.starts_with(limit)).context("limit")?;
+        ensure!(!line.contains("unlimited"), "{line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_compiler_at_work_has_nothing() -> Result<()> {
+    let host = Host::new()?;
+    let job = host.runtime().args(["wasm", "compile"]).arg(busy(&host)?).job()?;
+    let [outer, inner] = at_work(|| Ok(children(job.pid())?.first().copied()))?;
     for pid in [outer, inner] {
+        has_nothing(pid)?;
         assert_eq!(status(pid, "Uid")?, ["65534"; 4]);
         assert_eq!(status(pid, "Gid")?, ["65534"; 4]);
         assert_eq!(status(pid, "Groups")?, [""; 0]);
-        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(status(pid, set)?, ["0000000000000000"], "{set}");
-        }
-        assert_eq!(status(pid, "NoNewPrivs")?, ["1"]);
-        let open: BTreeSet<_> = fs::read_dir(format!("/proc/{pid}/fd"))?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_>>()?;
-        assert_eq!(open, BTreeSet::from(["0".to_owned(), "1".to_owned()]));
         for namespace in ["mnt", "net", "ipc", "uts", "cgroup"] {
             let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}"));
             ensure!(of(&pid.to_string())? != of("self")?, "{namespace} is the host's");
@@ -234,25 +257,34 @@ fn a_compiler_at_work_has_nothing() -> Result<()> {
         assert_eq!(fs::read_dir(format!("/proc/{pid}/root/"))?.count(), 0);
         assert_eq!(fs::read_to_string(format!("/proc/{pid}/mountinfo"))?.lines().count(), 1);
         assert_eq!(fs::read_to_string(format!("/proc/{pid}/environ"))?, "");
-        assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?, "1000\n");
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-        for limit in ["Max data size", "Max file size", "Max cpu time"] {
-            let line = limits.lines().find(|line| line.starts_with(limit)).context("limit")?;
-            ensure!(!line.contains("unlimited"), "{line}");
-        }
     }
     assert_eq!(status(inner, "NSpid")?.last().map(String::as_str), Some("1"));
     let network = fs::read_to_string(format!("/proc/{inner}/net/dev"))?;
-    assert_eq!(
-        network.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect::<Vec<_>>(),
-        ["lo"]
-    );
+    let interfaces = network.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim);
+    assert_eq!(interfaces.collect::<Vec<_>>(), ["lo"]);
 
     // Whoever asked for the artifact is gone, and so is the compiler.
     job.signal(Signal::KILL)?;
     eventually("no compiler left", || {
         Ok([outer, inner].iter().all(|pid| !fs::exists(format!("/proc/{pid}/root/.")).unwrap_or(false)))
     })
+}
+
+/// A user without privileges, on a host that allows no user namespaces either.
+#[test]
+fn without_namespaces_the_rest_is_given_up() -> Result<()> {
+    let host = Host::new()?;
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces
+        exec setpriv --bounding-set=-all --inh-caps=-all \"$0\"";
+    let mut compiler = command("unshare");
+    compiler.args(["-Ur", "sh", "-c", script]).arg(coracle().with_file_name("coracle-wasmc"));
+    let job = compiler.stdin(File::open(busy(&host)?)?).job()?;
+    // Each of the programs executes the next.
+    let [outer, inner] = at_work(|| Ok(Some(job.pid())))?;
+    let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net"));
+    ensure!(of(inner)? == fs::read_link("/proc/self/ns/net")?, "namespaces could be had");
+    has_nothing(outer)?;
+    has_nothing(inner)
 }
 
 #[test]
