@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use coracle_confine::{WASMC, drop_capabilities};
+use coracle_confine::{WASMC, close_descriptors, drop_capabilities};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
@@ -50,7 +50,9 @@ pub enum Error {
 /// [`Error`]: what cannot be done without was refused.
 pub fn enter(limits: Limits) -> Result<(), Error> {
     let parent = getppid();
-    close_others();
+    // The input and the output stay. Standard error is a way out too: messages go to the output.
+    // SAFETY: nothing here has a descriptor of its own yet.
+    unsafe { close_descriptors(2, i32::MAX) };
     choose_as_victim();
     if unshare() {
         // Without a file system of our own, there is nothing to do about the host's but not to have it.
@@ -78,12 +80,6 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Error {
 
 fn die_with_parent() -> Result<(), Error> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(step("PR_SET_PDEATHSIG"))
-}
-
-/// Leaves the input and the output. Standard error is a way out too: messages go to the output.
-fn close_others() {
-    // SAFETY: nothing here has a descriptor of its own yet.
-    unsafe { libc::syscall(libc::SYS_close_range, 2, i32::MAX, 0) };
 }
 
 /// When the machine is out of memory, the compiler is to go, not what the engine started us for.

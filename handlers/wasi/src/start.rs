@@ -13,6 +13,7 @@ use std::{
     os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use coracle_confine::close_descriptors;
 use rustix::io::fcntl_getfd;
 
 use crate::{
@@ -63,8 +64,8 @@ pub struct Start {
 /// Takes over what the process was started with.
 ///
 /// # Safety
-/// `argv` and `envp` must be execve(2)'s and stay as they are; descriptors 0 to 2 and those of LISTEN_FDS must
-/// belong to nobody else.
+/// `argv` and `envp` must be execve(2)'s and stay as they are; no descriptor but the artifact's may belong to anybody
+/// else.
 pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Result<Start, Error> {
     // SAFETY: the caller's.
     let (args, environment) = unsafe { (strings(argv), strings(envp)) };
@@ -92,13 +93,17 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
         descriptor.preopen = Some(Preopen::Passed);
         let _ = descriptors.put(fd as usize, descriptor);
     }
+    // What an engine passes with `--preserve-fds` and says nothing about. A guest could not use it, an intruder could.
     let first = FIRST_PREOPEN as RawFd + passed;
-    match artifact.filter(|&it| it >= first) {
-        Some(artifact) => {
-            close(first, artifact - 1);
-            close(artifact + 1, RawFd::MAX);
+    // SAFETY: the caller's; nothing has been opened here yet.
+    unsafe {
+        match artifact.filter(|&it| it >= first) {
+            Some(artifact) => {
+                close_descriptors(first, artifact - 1);
+                close_descriptors(artifact + 1, RawFd::MAX);
+            }
+            None => close_descriptors(first, RawFd::MAX),
         }
-        None => close(first, RawFd::MAX),
     }
     for (path, name) in directories(dirs)? {
         let descriptor = preopen(&path, name).map_err(|errno| Error::Directory {
@@ -138,22 +143,6 @@ unsafe fn inherited(fd: RawFd) -> Option<Descriptor> {
     // SAFETY: open, and the caller says that it is nobody else's.
     let descriptor = Descriptor::new(unsafe { OwnedFd::from_raw_fd(fd) });
     descriptor.ok().map(|it| Descriptor { confinement: Confinement::Beneath, ..it })
-}
-
-/// Closes what an engine passes with `--preserve-fds` and says nothing about: a guest could not use it, an intruder could.
-fn close(first: RawFd, last: RawFd) {
-    if first > last {
-        return;
-    }
-    // SAFETY: nobody has these descriptors: the caller's, and nothing has been opened here yet.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    if result < 0 {
-        // A profile or kernel older than the call (Linux 5.9). Such engines pass few.
-        for fd in first..=last.min(1023) {
-            // SAFETY: as above.
-            unsafe { libc::close(fd) };
-        }
-    }
 }
 
 fn preopen(path: &CStr, name: CString) -> rustix::io::Result<Descriptor> {
