@@ -70,6 +70,10 @@ pub struct Terminal {
     seen: String,
 }
 
+fn size(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
 impl Terminal {
     /// Runs a command with a new terminal of 24 lines and 80 columns as its controlling one.
     ///
@@ -80,6 +84,7 @@ impl Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
+        tcsetwinsize(&master, size(24, 80))?;
         let name = ptsname(&master, Vec::new())?;
         let slave = rustix::fs::open(
             name,
@@ -99,9 +104,7 @@ impl Terminal {
         // The command holds the slave as well, and end of file on the master is the last close.
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
         command.stderr(std::process::Stdio::null());
-        let terminal = Terminal { master: File::from(master), child: Some(child), seen: String::new() };
-        terminal.resize(24, 80)?;
-        Ok(terminal)
+        Ok(Terminal { master: File::from(master), child: Some(child), seen: String::new() })
     }
 
     /// The descriptor.
@@ -115,8 +118,7 @@ impl Terminal {
     /// # Errors
     /// Not a terminal.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(tcsetwinsize(&self.master, size)?)
+        Ok(tcsetwinsize(&self.master, size(rows, columns))?)
     }
 
     /// Types.
