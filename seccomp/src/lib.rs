@@ -12,6 +12,7 @@
 
 mod cache;
 mod enosys;
+mod patience;
 mod translate;
 
 use std::io;
@@ -124,6 +125,8 @@ pub enum Error {
     Export(io::Error),
     #[error("linux.seccomp: the profile makes a program of {0} instructions, the kernel takes 4096")]
     TooLong(usize),
+    #[error("linux.seccomp: libseccomp does not come to an end with this profile in {0} s")]
+    TooSlow(u64),
     #[error("linux.seccomp: install filter: {0}")]
     Install(io::Error),
 }

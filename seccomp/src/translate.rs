@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::time::Duration;
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
@@ -9,6 +10,7 @@ use oci_spec::runtime::{
 };
 use rustix::fs::MemfdFlags;
 
+use crate::patience::{PATIENCE, ends_in_time};
 use crate::{ARCHITECTURES, Error, Filter, MAX_INSTRUCTIONS, Unknown, enosys, flag_bits, program_from_bytes};
 
 /// From this number of rules on, runc has libseccomp sort them into a binary tree.
@@ -20,6 +22,15 @@ impl Filter {
     /// # Errors
     /// What of the profile is wrong or not supported; see [`Error`].
     pub fn compile(profile: &LinuxSeccomp, unknown: Unknown) -> Result<Self, Error> {
+        Self::compile_within(PATIENCE, profile, unknown)
+    }
+
+    fn compile_within(patience: Duration, profile: &LinuxSeccomp, unknown: Unknown) -> Result<Self, Error> {
+        ends_in_time(patience, || drop(Self::translate(profile, unknown)))?;
+        Self::translate(profile, unknown)
+    }
+
+    fn translate(profile: &LinuxSeccomp, unknown: Unknown) -> Result<Self, Error> {
         use LinuxSeccompAction::ScmpActNotify;
         let default = action(profile.default_action(), profile.default_errno_ret())?;
         let architectures = architectures(profile)?;
@@ -222,6 +233,24 @@ mod tests {
     fn compile(profile: &str) -> Result<Filter, String> {
         Filter::compile(&serde_json::from_str(profile).unwrap(), Unknown::Skip)
             .map_err(|error| error.to_string())
+    }
+
+    /// libseccomp 2.5 goes round in circles with these few rules; another version may not.
+    #[test]
+    fn a_profile_without_end_is_given_up() {
+        let rule = |index: usize| {
+            format!(
+                r#"{{"names":["openat","ipc"],"action":"SCMP_ACT_KILL_THREAD","args":[
+                    {{"index":{index},"op":"SCMP_CMP_MASKED_EQ","value":64,"valueTwo":63}},
+                    {{"index":1,"op":"SCMP_CMP_NE","value":0}}]}}"#
+            )
+        };
+        let rules = [rule(2), rule(2), rule(3)].join(",");
+        let profile =
+            format!(r#"{{"defaultAction":"SCMP_ACT_TRACE","defaultErrnoRet":1,"syscalls":[{rules}]}}"#);
+        let profile = serde_json::from_str(&profile).unwrap();
+        let compiled = Filter::compile_within(Duration::from_secs(1), &profile, Unknown::Skip);
+        assert!(matches!(compiled, Ok(_) | Err(Error::TooSlow(1))), "{compiled:?}");
     }
 
     #[test]
