@@ -100,8 +100,8 @@ impl Condition {
         }
     }
 
-    fn is_by_size(&self) -> bool {
-        !matches!(self.operator, Operator::Equal | Operator::NotEqual | Operator::MaskedEqual)
+    fn is_equality(&self) -> bool {
+        matches!(self.operator, Operator::Equal)
     }
 
     fn compare(&self) -> ScmpArgCompare {
@@ -271,11 +271,11 @@ impl Profile {
         let named =
             |rule: &&Rule| rule.names.iter().any(|name| architecture.number(name) == Some(call.number));
         let effective: Vec<&Rule> = effective.filter(named).collect();
-        // With comparisons by size in one of several conditions, libseccomp (up to 2.6.1 at least) may compare the lower half
-        // of an argument where it means the upper one. So do all who use it.
+        // Of several rules with conditions, libseccomp (2.5.4, and by its source 2.6.1) keeps only those for equality apart:
+        // with others, it may compare the wrong half of an argument, or pass over a rule. So do all who use it.
         let conditions =
             || effective.iter().flat_map(|rule| &rule.alternatives).filter(|all| !all.is_empty());
-        if conditions().count() > 1 && conditions().flatten().any(Condition::is_by_size) {
+        if conditions().count() > 1 && !conditions().flatten().all(Condition::is_equality) {
             return None;
         }
         let meant = effective.iter().filter(|rule| {
