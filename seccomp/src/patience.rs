@@ -1,4 +1,5 @@
-//! Not waiting for ever for libseccomp: of some few rules with contradictory conditions it never makes a program.
+//! Not waiting for ever for libseccomp: of two rules for one call, with two conditions each, it may not make a program
+//! in minutes.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
