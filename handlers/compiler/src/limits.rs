@@ -104,13 +104,14 @@ fn set(signal: i32, handler: libc::sighandler_t) {
 }
 
 fn give_up(line: Option<&String>) -> ! {
-    output::message(line.map_or(b"out of memory\n", |line| line.as_bytes()));
-    // SAFETY: _exit(2) has no requirements.
-    unsafe { libc::_exit(1) }
+    output::fail(line.map_or(b"out of memory\n", |line| line.as_bytes()))
 }
 
 extern "C" fn out_of_time(_: i32) {
-    give_up(LINES.get().map(|lines| &lines.time))
+    // What it interrupted may be the last words, which have to be finished.
+    if !output::is_failing() {
+        give_up(LINES.get().map(|lines| &lines.time))
+    }
 }
 
 /// The system's allocator, which ends the program in its own words when there is no more memory.

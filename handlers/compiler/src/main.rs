@@ -58,10 +58,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(panicked));
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            refuse(&error.to_string());
-            ExitCode::FAILURE
-        }
+        Err(error) => refuse(&error.to_string()),
     }
 }
 
@@ -87,9 +84,9 @@ fn run() -> Result<(), Error> {
 
 /// An error of a parser may span lines and point into its input: the first line says it all. It may also quote the
 /// module, which must not get to control the terminal.
-fn refuse(text: &str) {
+fn refuse(text: &str) -> ! {
     let line = text.lines().next().unwrap_or("unknown error").replace(char::is_control, "?") + "\n";
-    output::message(line.as_bytes());
+    output::fail(line.as_bytes())
 }
 
 /// A panic is the compiler's defect, met with a module nobody tried before: the user gets one line about it,
@@ -97,6 +94,5 @@ fn refuse(text: &str) {
 fn panicked(info: &PanicHookInfo<'_>) {
     let what = info.payload_as_str().unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    refuse(&format!("the compiler failed: {} ({place})", what.lines().next().unwrap_or_default()));
-    std::process::exit(1);
+    refuse(&format!("the compiler failed: {} ({place})", what.lines().next().unwrap_or_default()))
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle_abi::compiler::Progress;
@@ -44,10 +45,25 @@ pub fn artifact(bytes: &[u8]) -> io::Result<()> {
     replace(bytes)
 }
 
-/// Says what is wrong, in one line. Makes system calls only: signal handlers and a program without memory call it.
-pub fn message(line: &[u8]) {
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`fail`] is at work: a signal handler may have interrupted it.
+pub fn is_failing() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
+/// Says what is wrong, in one line, and ends the process. Makes system calls only: signal handlers and a program without
+/// memory call it.
+///
+/// Threads that fail at once would take each other's line away again, so the first one has its say.
+pub fn fail(line: &[u8]) -> ! {
+    while ENDING.swap(true, Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
     // If that cannot be said, the exit status still says that something is wrong.
     let _ = replace(line);
+    // SAFETY: _exit(2) has no requirements.
+    unsafe { libc::_exit(1) }
 }
 
 /// Says how far the compilation is, now and then.
@@ -56,7 +72,7 @@ pub fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
     move |done, total| {
         // Another thread is about to say it.
         let Ok(mut said) = said.try_lock() else { return };
-        if said.elapsed() >= INTERVAL {
+        if said.elapsed() >= INTERVAL && !is_failing() {
             *said = Instant::now();
             let _ = rustix::io::pwrite(output(), &Progress { done, total }.to_bytes(), 0);
         }

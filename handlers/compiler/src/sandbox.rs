@@ -138,7 +138,7 @@ fn fork() -> Result<(), Error> {
     }
 }
 
-/// Waits for the compiler; a violent end is put into words.
+/// Waits for the compiler and gives its exit status; a violent end is put into words.
 fn wait(child: i32) -> i32 {
     let mut status = 0;
     // SAFETY: the child is ours, and nobody else waits for it.
@@ -154,8 +154,7 @@ fn wait(child: i32) -> i32 {
         libc::SIGKILL => "the compiler was killed, most likely for lack of memory\n".to_owned(),
         signal => format!("the compiler crashed: signal {signal}\n"),
     };
-    output::message(line.as_bytes());
-    1
+    output::fail(line.as_bytes())
 }
 
 /// The size of the input in bytes, as far as it can be told before it is read.
