@@ -32,6 +32,9 @@ pub struct Import {
     pub params: &'static [ValType],
     /// Types of the results.
     pub results: &'static [ValType],
+    /// Whether it reaches the network by itself: a module that imports none like it has no use for system calls
+    /// about sockets, but on those that it was given.
+    pub network: bool,
 }
 
 /// Why a module's import cannot be satisfied.
@@ -48,7 +51,7 @@ pub enum Unsatisfied {
         import: String,
         /// The type that the module asks for.
         wanted: String,
-        /// The type that the host function has.
+        /// The type that the host function has, or its types.
         offered: String,
     },
 }
@@ -81,16 +84,15 @@ pub fn resolve(
     params: &[ValType],
     results: &[ValType],
 ) -> Result<&'static Import, Unsatisfied> {
-    let mut namesakes = find(module, name).peekable();
+    if let Some(found) = find(module, name).find(|it| it.params == params && it.results == results) {
+        return Ok(found);
+    }
     let import = format!("{module}.{name}");
-    let Some(first) = namesakes.peek().copied() else {
+    let offered: Vec<_> = find(module, name).map(|it| signature(it.params, it.results)).collect();
+    if offered.is_empty() {
         return Err(Unsatisfied::Unknown { import });
-    };
-    namesakes.find(|it| it.params == params && it.results == results).ok_or_else(|| Unsatisfied::Type {
-        import,
-        wanted: signature(params, results),
-        offered: signature(first.params, first.results),
-    })
+    }
+    Err(Unsatisfied::Type { import, wanted: signature(params, results), offered: offered.join(" or ") })
 }
 
 fn signature(params: &[ValType], results: &[ValType]) -> String {
@@ -105,9 +107,13 @@ fn signature(params: &[ValType], results: &[ValType]) -> String {
     format!("{} -> {}", list(params), list(results))
 }
 
-/// Hands the list of host functions to the macro named, which receives two groups:
+/// Hands the list of host functions to the macro named, which receives three groups:
 /// `both` is what `wasi_snapshot_preview1` and the older `wasi_unstable` share (by name and type; layouts behind
-/// some pointers differ), `preview1` is what only the former has.
+/// some pointers differ), `preview1` is what only the former has, and `network` is what WasmEdge added to it and beside
+/// it for sockets and TLS, each part with the name of the import's module and that of the Rust module.
+///
+/// WasmEdge has two versions of some functions, of which it gives a module the one that fits the type of its import.
+/// Both go by the plain name here as well; the second may also be asked for by a name that says so.
 #[macro_export]
 macro_rules! for_each_import {
     ($apply:ident) => {
@@ -174,6 +180,54 @@ macro_rules! for_each_import {
             preview1 {
                 fn sock_accept(fd: i32, flags: i32, accepted: i32) -> i32;
             }
+            network {
+                "wasi_snapshot_preview1" sockets {
+                    fn sock_open(family: i32, socket_type: i32, opened: i32) -> i32;
+                    fn sock_bind(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_listen(fd: i32, backlog: i32) -> i32;
+                    fn sock_connect(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_send_to(
+                        fd: i32, iovs: i32, iovs_len: i32, address: i32, port: i32, flags: i32, nwritten: i32
+                    ) -> i32;
+                    fn sock_getsockopt(fd: i32, level: i32, name: i32, value: i32, value_len: i32) -> i32;
+                    fn sock_setsockopt(fd: i32, level: i32, name: i32, value: i32, value_len: i32) -> i32;
+                    fn epoll_oneoff(subscriptions: i32, events: i32, count: i32, stored: i32) -> i32;
+                }
+                "wasi_snapshot_preview1" v1 {
+                    fn sock_accept(fd: i32, accepted: i32) -> i32;
+                    fn sock_recv_from(
+                        fd: i32, iovs: i32, iovs_len: i32, address: i32, flags: i32, nread: i32, out_flags: i32
+                    ) -> i32;
+                    fn sock_getlocaladdr(fd: i32, address: i32, family: i32, port: i32) -> i32;
+                    fn sock_getpeeraddr(fd: i32, address: i32, family: i32, port: i32) -> i32;
+                }
+                "wasi_snapshot_preview1" v2 {
+                    fn sock_recv_from(
+                        fd: i32, iovs: i32, iovs_len: i32, address: i32, flags: i32, port: i32, nread: i32,
+                        out_flags: i32
+                    ) -> i32;
+                    fn sock_getlocaladdr(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_getpeeraddr(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_open_v2(family: i32, socket_type: i32, opened: i32) -> i32;
+                    fn sock_bind_v2(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_listen_v2(fd: i32, backlog: i32) -> i32;
+                    fn sock_accept_v2(fd: i32, flags: i32, accepted: i32) -> i32;
+                    fn sock_connect_v2(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_recv_v2(
+                        fd: i32, iovs: i32, iovs_len: i32, flags: i32, nread: i32, out_flags: i32
+                    ) -> i32;
+                    fn sock_recv_from_v2(
+                        fd: i32, iovs: i32, iovs_len: i32, address: i32, flags: i32, port: i32, nread: i32,
+                        out_flags: i32
+                    ) -> i32;
+                    fn sock_send_v2(fd: i32, iovs: i32, iovs_len: i32, flags: i32, nwritten: i32) -> i32;
+                    fn sock_send_to_v2(
+                        fd: i32, iovs: i32, iovs_len: i32, address: i32, port: i32, flags: i32, nwritten: i32
+                    ) -> i32;
+                    fn sock_getlocaladdr_v2(fd: i32, address: i32, port: i32) -> i32;
+                    fn sock_getpeeraddr_v2(fd: i32, address: i32, port: i32) -> i32;
+                }
+            }
         }
     };
 }
@@ -191,28 +245,29 @@ macro_rules! table {
     (
         both { $( fn $name:ident($($arg:ident: $ty:tt),*) $(-> $ret:tt)?; )* }
         preview1 { $( fn $new_name:ident($($new_arg:ident: $new_ty:tt),*) $(-> $new_ret:tt)?; )* }
+        network { $(
+            $module:literal $from:ident { $( fn $net_name:ident($($net_arg:ident: $net_ty:tt),*) $(-> $net_ret:tt)?; )* }
+        )* }
     ) => {
         /// Every host function.
         pub const IMPORTS: &[Import] = &[
-            $( Import {
-                module: "wasi_snapshot_preview1",
-                name: stringify!($name),
-                params: &[$(val_type!($ty)),*],
-                results: &[$(val_type!($ret))?],
-            }, )*
-            $( Import {
-                module: "wasi_unstable",
-                name: stringify!($name),
-                params: &[$(val_type!($ty)),*],
-                results: &[$(val_type!($ret))?],
-            }, )*
-            $( Import {
-                module: "wasi_snapshot_preview1",
-                name: stringify!($new_name),
-                params: &[$(val_type!($new_ty)),*],
-                results: &[$(val_type!($new_ret))?],
-            }, )*
+            $( import!("wasi_snapshot_preview1" $name [$($ty)*] [$($ret)?] false), )*
+            $( import!("wasi_unstable" $name [$($ty)*] [$($ret)?] false), )*
+            $( import!("wasi_snapshot_preview1" $new_name [$($new_ty)*] [$($new_ret)?] false), )*
+            $( $( import!($module $net_name [$($net_ty)*] [$($net_ret)?] true), )* )*
         ];
+    };
+}
+
+macro_rules! import {
+    ($module:literal $name:ident [$($param:tt)*] [$($result:tt)?] $network:literal) => {
+        Import {
+            module: $module,
+            name: stringify!($name),
+            params: &[$(val_type!($param)),*],
+            results: &[$(val_type!($result))?],
+            network: $network,
+        }
     };
 }
 
@@ -224,7 +279,7 @@ mod tests {
 
     #[test]
     fn preview1_has_46_functions_and_unstable_45() {
-        let count = |module| IMPORTS.iter().filter(|it| it.module == module).count();
+        let count = |module| IMPORTS.iter().filter(|it| it.module == module && !it.network).count();
         assert_eq!((count("wasi_snapshot_preview1"), count("wasi_unstable")), (46, 45));
     }
 
@@ -234,6 +289,23 @@ mod tests {
         assert_eq!((found.module, found.name), ("wasi_unstable", "proc_exit"));
         let seek = &[I32, ValType::I64, I32, I32];
         assert!(resolve("wasi_snapshot_preview1", "fd_seek", seek, &[I32]).is_ok());
+    }
+
+    #[test]
+    fn versions_are_told_apart_by_their_types() {
+        let accept = |params| resolve("wasi_snapshot_preview1", "sock_accept", params, &[I32]);
+        let (wasmedge, standard) = (accept(&[I32; 2]).expect("offered"), accept(&[I32; 3]).expect("offered"));
+        assert!(wasmedge.network && !standard.network);
+        assert_eq!(
+            accept(&[I32]).expect_err("not offered").to_string(),
+            "import wasi_snapshot_preview1.sock_accept has type (i32, i32, i32) -> (i32) or (i32, i32) -> (i32), \
+             the module wants (i32) -> (i32)"
+        );
+        for (index, import) in IMPORTS.iter().enumerate() {
+            let same =
+                |it: &&Import| (it.module, it.name, it.params) == (import.module, import.name, import.params);
+            assert!(!IMPORTS[..index].iter().any(|it| same(&it)), "{import:?} is there twice");
+        }
     }
 
     #[test]

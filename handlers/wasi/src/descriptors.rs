@@ -8,11 +8,13 @@
 //! whatever it opens beneath that directory later.
 
 use std::{
+    cell::Cell,
     ffi::CString,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
+    event::epoll::EventFlags,
     fs::{FileType, OFlags, Stat, fcntl_getfl, fstat},
     net::{SocketType, sockopt},
     termios::isatty,
@@ -43,6 +45,8 @@ pub struct Descriptor {
     pub confinement: Confinement,
     /// Its name, if it was open from the start.
     pub preopen: Option<Preopen>,
+    /// What `epoll_oneoff` has the kernel watch it for.
+    pub watched: Cell<EventFlags>,
     /// Where the kernel stands after each entry of a directory that was listed: see `fd_readdir`.
     pub positions: Vec<u64>,
 }
@@ -99,6 +103,21 @@ impl Descriptor {
             inheriting,
             confinement,
             preopen: None,
+            watched: Cell::new(EventFlags::empty()),
+            positions: Vec::new(),
+        }
+    }
+
+    /// Describes a socket of a known kind.
+    pub fn socket(fd: OwnedFd, filetype: u8) -> Self {
+        Self {
+            fd,
+            filetype,
+            rights: rights::STREAM | rights::SOCKET | rights::FD_READ | rights::FD_WRITE,
+            inheriting: 0,
+            confinement: Confinement::Beneath,
+            preopen: None,
+            watched: Cell::new(EventFlags::empty()),
             positions: Vec::new(),
         }
     }
@@ -112,6 +131,11 @@ impl Descriptors {
     /// The descriptor, if the guest has it.
     pub fn get(&self, fd: u32) -> Result<&Descriptor> {
         self.0.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::BadF)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Descriptor> {
+        self.0.iter().flatten()
     }
 
     /// The host's descriptor, if the guest has it with all of these rights.

@@ -1,10 +1,12 @@
 //! The functions as the engine wants them, made from the one list in `coracle_abi`.
 
+use coracle_abi::Import;
 use wasmer::{Function, FunctionEnv, FunctionEnvMut, Store};
 
 use crate::{
     memory::Memory,
     preview1,
+    sockets::{self, v1, v2},
     state::State,
     types::{Errno, Result},
     unstable,
@@ -53,21 +55,24 @@ macro_rules! define {
     (
         both { $( fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?; )* }
         preview1 { $( fn $new_name:ident($($new_arg:ident: $new_ty:ty),*) $(-> $new_ret:ty)?; )* }
+        network { $(
+            $module:literal $from:ident { $( fn $net_name:ident($($net_arg:ident: $net_ty:ty),*) $(-> $net_ret:ty)?; )* }
+        )* }
     ) => {
-        /// Makes a host function. `None` is for names that are not in the list.
-        pub fn define(
-            store: &mut Store,
-            env: &FunctionEnv<Context>,
-            module: &str,
-            name: &str,
-        ) -> Option<Function> {
-            match (module, name) {
+        /// Makes a host function. `None` is for what is not in the list.
+        pub fn define(store: &mut Store, env: &FunctionEnv<Context>, import: &Import) -> Option<Function> {
+            match (import.module, import.name) {
                 $( ("wasi_snapshot_preview1", stringify!($name)) => Some(
                     define!(store env preview1 $name($($arg: $ty),*) $(-> $ret)?)
                 ), )*
                 $( ("wasi_unstable", stringify!($name)) => Some(
                     define!(store env unstable $name($($arg: $ty),*) $(-> $ret)?)
                 ), )*
+                // Others may have the name, with as many parameters as tell them apart.
+                $( $( ($module, stringify!($net_name))
+                    if import.params.len() == <[&str]>::len(&[$(stringify!($net_arg)),*]) => Some(
+                        define!(store env $from $net_name($($net_arg: $net_ty),*) $(-> $net_ret)?)
+                    ), )* )*
                 $( ("wasi_snapshot_preview1", stringify!($new_name)) => Some(
                     define!(store env preview1 $new_name($($new_arg: $new_ty),*) $(-> $new_ret)?)
                 ), )*
@@ -91,25 +96,17 @@ coracle_abi::for_each_import!(define);
 
 #[cfg(test)]
 mod tests {
-    use std::mem::ManuallyDrop;
-
     use wasmer::{Type, sys::EngineBuilder};
 
     use super::*;
-    use crate::descriptors::Descriptors;
 
     /// The names come from one list, but the types go through the engine.
     #[test]
     fn what_is_defined_is_what_the_table_says() {
         let mut store = Store::new(EngineBuilder::headless().engine());
-        let state = State {
-            args: vec![],
-            environment: vec![],
-            descriptors: ManuallyDrop::new(Descriptors::default()),
-        };
-        let env = FunctionEnv::new(&mut store, Context { state, memory: None });
+        let env = FunctionEnv::new(&mut store, Context { state: State::default(), memory: None });
         for import in coracle_abi::IMPORTS {
-            let function = define(&mut store, &env, import.module, import.name).expect("in the table");
+            let function = define(&mut store, &env, import).expect("in the table");
             let found = function.ty(&store);
             let same = |types: &[Type], table: &[coracle_abi::ValType]| {
                 types.iter().map(|&it| crate::module::val_type(it)).eq(table.iter().copied())
@@ -119,6 +116,5 @@ mod tests {
                 "{import:?}"
             );
         }
-        assert!(define(&mut store, &env, "wasi_unstable", "sock_accept").is_none());
     }
 }

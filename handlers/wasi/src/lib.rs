@@ -18,6 +18,7 @@ pub mod preview1;
 pub mod resolve;
 mod sandbox;
 pub mod signals;
+pub mod sockets;
 pub mod start;
 pub mod state;
 pub mod trap;

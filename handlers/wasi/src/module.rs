@@ -2,9 +2,9 @@
 
 use std::{mem::ManuallyDrop, os::fd::RawFd};
 
-use coracle_abi::{Unsatisfied, ValType, resolve};
+use coracle_abi::{Import, Unsatisfied, ValType, resolve};
 use wasmer::{
-    Engine, ExternType, FunctionEnv, FunctionType, Imports, Instance, InstantiationError, Module,
+    Engine, Extern, ExternType, FunctionEnv, FunctionType, ImportType, Instance, InstantiationError, Module,
     RuntimeError, Store, Type,
     sys::{EngineBuilder, vm::set_stack_size},
 };
@@ -53,16 +53,17 @@ pub unsafe fn run(start: Start) -> Result<(), Error> {
     let fd: RawFd = start.artifact.ok_or(artifact::Error::Missing)?;
     // SAFETY: the caller's.
     let module = unsafe { artifact::load(&engine, fd) }?;
+    let imports = imported(&module)?;
     // The last executable memory is mapped, and no code of the guest has run yet.
-    sandbox::enter()?;
+    sandbox::enter(imports.iter().any(|it| it.network))?;
     // The process ends with the guest: to free its memory first would be wasted.
     let mut store = ManuallyDrop::new(Store::new(engine));
     let store = &mut *store;
-    let (env, imports) = imports(store, &module, start.state)?;
+    let (env, imports) = define_all(store, &imports, start.state)?;
     if !is_entry(&module, "_start") {
         return Err(Error::NoStart);
     }
-    let instance = Instance::new(store, &module, &imports).map_err(|error| match error {
+    let instance = Instance::new_by_index(store, &module, &imports).map_err(|error| match error {
         InstantiationError::Start(trap) => Error::Trap(trap),
         error => Error::Instantiate(Box::new(error)),
     })?;
@@ -81,23 +82,34 @@ fn is_entry(module: &Module, name: &str) -> bool {
     module.exports().any(|it| it.name() == name && *it.ty() == entry)
 }
 
-/// The host functions that the module imports, and no others: each costs an allocation or two.
-fn imports(
-    store: &mut Store,
-    module: &Module,
-    state: State,
-) -> Result<(FunctionEnv<Context>, Imports), Error> {
-    let env = FunctionEnv::new(store, Context { state, memory: None });
-    let mut imports = Imports::new();
-    for import in module.imports() {
-        let unknown = || Unsatisfied::Unknown { import: format!("{}.{}", import.module(), import.name()) };
-        let ExternType::Function(ty) = import.ty() else { return Err(unknown().into()) };
+/// The host functions that the module imports.
+fn imported(module: &Module) -> Result<Vec<&'static Import>, Unsatisfied> {
+    let host_function = |import: ImportType| {
+        let ExternType::Function(ty) = import.ty() else {
+            return Err(unknown(import.module(), import.name()));
+        };
         let types = |list: &[Type]| list.iter().copied().map(val_type).collect::<Vec<_>>();
-        resolve(import.module(), import.name(), &types(ty.params()), &types(ty.results()))?;
-        let function = define(store, &env, import.module(), import.name()).ok_or_else(unknown)?;
-        imports.define(import.module(), import.name(), function);
-    }
-    Ok((env, imports))
+        resolve(import.module(), import.name(), &types(ty.params()), &types(ty.results()))
+    };
+    module.imports().map(host_function).collect()
+}
+
+/// These functions, in this order, for a module may import two of one name.
+fn define_all(
+    store: &mut Store,
+    imported: &[&Import],
+    state: State,
+) -> Result<(FunctionEnv<Context>, Vec<Extern>), Unsatisfied> {
+    let env = FunctionEnv::new(store, Context { state, memory: None });
+    let function = |import: &&Import| {
+        define(store, &env, import).map(Extern::Function).ok_or_else(|| unknown(import.module, import.name))
+    };
+    let externs = imported.iter().map(function).collect::<Result<_, _>>()?;
+    Ok((env, externs))
+}
+
+fn unknown(module: &str, name: &str) -> Unsatisfied {
+    Unsatisfied::Unknown { import: format!("{module}.{name}") }
 }
 
 /// The engine's name for a type as the table has it.

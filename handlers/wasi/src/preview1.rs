@@ -33,4 +33,4 @@ pub(crate) mod path;
 pub(crate) mod poll;
 mod process;
 mod readdir;
-mod socket;
+pub(crate) mod socket;

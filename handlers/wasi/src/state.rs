@@ -1,10 +1,11 @@
 //! What a guest has beside its memory.
 
-use std::{ffi::CStr, mem::ManuallyDrop};
+use std::{ffi::CStr, mem::ManuallyDrop, os::fd::OwnedFd};
 
 use crate::descriptors::Descriptors;
 
 /// The guest's arguments, environment and descriptors.
+#[derive(Default)]
 pub struct State {
     /// `argv`, as execve(2) passed it.
     pub args: Vec<&'static CStr>,
@@ -13,4 +14,6 @@ pub struct State {
     /// Its descriptors. Those that it leaves open are closed by the end of the process, not before: standard error
     /// must be there to say why it ended.
     pub descriptors: ManuallyDrop<Descriptors>,
+    /// Where the kernel keeps what `epoll_oneoff` watches; none before the first call.
+    pub epoll: Option<OwnedFd>,
 }

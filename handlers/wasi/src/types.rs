@@ -4,7 +4,7 @@ use rustix::fs::{FileType, Stat};
 
 macro_rules! errno {
     ($( $name:ident = $value:literal $(from $($linux:ident)|+)?, )*) => {
-        /// The error codes of preview1, the same in `wasi_unstable`.
+        /// The error codes of preview1, the same in `wasi_unstable`, and of WasmEdge's name resolution.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u16)]
         #[allow(missing_docs)]
@@ -98,6 +98,18 @@ errno! {
     TxtBsy = 74 from TXTBSY,
     XDev = 75 from XDEV,
     NotCapable = 76,
+    // What getaddrinfo(3) adds, in WasmEdge's numbers.
+    AiAddrFamily = 77,
+    AiAgain = 78,
+    AiBadFlag = 79,
+    AiFail = 80,
+    AiFamily = 81,
+    AiMemory = 82,
+    AiNoData = 83,
+    AiNoName = 84,
+    AiService = 85,
+    AiSockType = 86,
+    AiSystem = 87,
 }
 
 /// What a function of ours returns: the error goes to the guest, which decides what it means.

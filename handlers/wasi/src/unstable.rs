@@ -10,7 +10,7 @@ use crate::{
         descriptor,
         io::{Whence, seek_to},
         path,
-        poll::{Subscription, Wait, poll_for},
+        poll::{Subscription, Wait, poll_for, wait},
     },
     state::State,
     types::{Errno, Filestat, Result},
@@ -77,7 +77,7 @@ pub fn poll_oneoff(
     count: u32,
     stored: u32,
 ) -> Result {
-    poll_for(state, memory, subscriptions, events, count, stored, parse)
+    poll_for(state, memory, subscriptions, events, count, stored, parse, wait)
 }
 
 /// `subscription`, whose clock had a number of the guest's own as well.

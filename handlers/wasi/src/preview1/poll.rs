@@ -3,11 +3,11 @@
 //! Every clock subscription becomes a deadline on its own clock, and after each wait the clocks are read again: a
 //! subscription fires when its clock has reached its deadline, not when some other measure of time says so.
 
-use std::os::fd::AsFd;
+use std::{mem, os::fd::AsFd};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{FileType, SeekFrom, fstat, seek},
+    fs::{SeekFrom, fstat, seek},
     io::{Errno as Os, ioctl_fionread},
     thread::clock_nanosleep_absolute,
     time::{ClockId, Timespec, clock_gettime},
@@ -15,9 +15,10 @@ use rustix::{
 
 use super::clock::nanoseconds;
 use crate::{
+    descriptors::Descriptor,
     memory::{Memory, u32_at, u64_at},
     state::State,
-    types::{Errno, Result, rights},
+    types::{Errno, Result, filetype, rights},
 };
 
 /// More than a process can have descriptors (by default); a list is copied before it is used.
@@ -45,7 +46,7 @@ pub enum Wait {
 pub type Subscription = (u64, Wait);
 
 /// What has happened to a subscription.
-struct Event {
+pub struct Event {
     userdata: u64,
     error: Option<Errno>,
     tag: u8,
@@ -87,11 +88,11 @@ pub fn poll_oneoff(
     count: u32,
     stored: u32,
 ) -> Result {
-    poll_for(state, memory, subscriptions, events, count, stored, parse)
+    poll_for(state, memory, subscriptions, events, count, stored, parse, wait)
 }
 
 /// `subscription` of preview1, which takes 48 bytes.
-fn parse(record: &[u8; 48]) -> Result<Subscription> {
+pub fn parse(record: &[u8; 48]) -> Result<Subscription> {
     let wait = match record[8] {
         0 => {
             Wait::Clock { id: u32_at(record, 16), timeout: u64_at(record, 24), absolute: record[40] & 1 != 0 }
@@ -103,7 +104,7 @@ fn parse(record: &[u8; 48]) -> Result<Subscription> {
     Ok((u64_at(record, 0), wait))
 }
 
-/// [`poll_oneoff`] with subscriptions of `N` bytes.
+/// [`poll_oneoff`] with subscriptions of `N` bytes, and its own idea of waiting.
 pub fn poll_for<const N: usize>(
     state: &State,
     memory: Memory<'_>,
@@ -112,6 +113,7 @@ pub fn poll_for<const N: usize>(
     count: u32,
     stored: u32,
     parse: impl Fn(&[u8; N]) -> Result<Subscription>,
+    wait: impl Fn(&State, &[Subscription]) -> Result<Vec<Event>>,
 ) -> Result {
     if count == 0 || count > MAX_SUBSCRIPTIONS {
         return Err(Errno::Inval);
@@ -131,7 +133,7 @@ pub fn poll_for<const N: usize>(
 }
 
 /// A clock subscription that can fire: which one, its clock, and when.
-struct Deadline {
+pub struct Deadline {
     index: usize,
     clock: ClockId,
     at: u64,
@@ -151,57 +153,89 @@ fn now(clock: ClockId) -> u64 {
     nanoseconds(clock_gettime(clock))
 }
 
-fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
-    let mut happened = Vec::new();
-    let mut deadlines = Vec::new();
-    let mut files = Vec::new();
-    let mut polled = Vec::new();
-    for (index, subscription) in wanted.iter().enumerate() {
-        let fd = |fd| state.descriptors.with(fd, rights::POLL_FD_READWRITE);
-        match subscription.1 {
-            Wait::Clock { id, timeout, absolute } => match waiting_clock(id) {
-                Ok(clock) => {
+/// Subscriptions by what they wait for.
+pub struct Sorted<'a> {
+    wanted: &'a [Subscription],
+    /// What there is to say already: errors. Then the rest is looked at without waiting.
+    pub happened: Vec<Event>,
+    /// Clocks.
+    pub deadlines: Vec<Deadline>,
+    /// Files, with their places in the list.
+    pub files: Vec<(usize, &'a Descriptor)>,
+}
+
+impl<'a> Sorted<'a> {
+    /// Looks up what the guest subscribed to.
+    pub fn new(state: &'a State, wanted: &'a [Subscription]) -> Self {
+        let mut sorted = Self { wanted, happened: Vec::new(), deadlines: Vec::new(), files: Vec::new() };
+        for (index, subscription) in wanted.iter().enumerate() {
+            let known = match subscription.1 {
+                Wait::Clock { id, timeout, absolute } => waiting_clock(id).map(|clock| {
                     let at = if absolute { timeout } else { now(clock).saturating_add(timeout) };
-                    deadlines.push(Deadline { index, clock, at });
-                }
-                Err(errno) => happened.push(Event::failed(subscription, errno)),
-            },
-            Wait::Read(number) => match fd(number) {
-                Ok(fd) => {
-                    files.push(index);
-                    polled.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
-                }
-                Err(errno) => happened.push(Event::failed(subscription, errno)),
-            },
-            Wait::Write(number) => match fd(number) {
-                Ok(fd) => {
-                    files.push(index);
-                    polled.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
-                }
-                Err(errno) => happened.push(Event::failed(subscription, errno)),
-            },
-        }
-    }
-    // An error is an event: look at the rest without waiting.
-    let mut wait = happened.is_empty();
-    loop {
-        pause(&mut polled, &deadlines, wait)?;
-        for (poll, &index) in polled.iter().zip(&files) {
-            if !poll.revents().is_empty() {
-                happened.push(file_event(&wanted[index], poll));
+                    sorted.deadlines.push(Deadline { index, clock, at });
+                }),
+                Wait::Read(fd) | Wait::Write(fd) => state
+                    .descriptors
+                    .entry(fd, rights::POLL_FD_READWRITE)
+                    .map(|descriptor| sorted.files.push((index, descriptor))),
+            };
+            if let Err(errno) = known {
+                sorted.happened.push(Event::failed(subscription, errno));
             }
         }
-        let expired = deadlines.iter().filter(|it| now(it.clock) >= it.at);
-        happened.extend(expired.map(|it| Event::new(&wanted[it.index])));
-        if !happened.is_empty() {
+        sorted
+    }
+
+    /// What the kernel has to be asked for on behalf of the subscription at `index`.
+    pub fn interest(&self, index: usize) -> PollFlags {
+        match self.wanted[index].1 {
+            Wait::Read(_) => PollFlags::IN | PollFlags::RDHUP,
+            _ => PollFlags::OUT,
+        }
+    }
+
+    /// Takes down the kernel's answer, if it is one to the subscription at `index`.
+    pub fn file(&mut self, index: usize, descriptor: &Descriptor, answer: PollFlags) {
+        let always = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        if answer.intersects(self.interest(index) | always) {
+            self.happened.push(file_event(&self.wanted[index], descriptor, answer));
+        }
+    }
+
+    /// Takes down that the file could not be asked about.
+    pub fn failed(&mut self, index: usize, errno: Errno) {
+        self.happened.push(Event::failed(&self.wanted[index], errno));
+    }
+
+    /// Takes down which clocks have reached their deadlines; gives all that has happened, if anything has.
+    pub fn clocks(&mut self) -> Option<Vec<Event>> {
+        let expired = self.deadlines.iter().filter(|it| now(it.clock) >= it.at);
+        self.happened.extend(expired.map(|it| Event::new(&self.wanted[it.index])));
+        if self.happened.is_empty() { None } else { Some(mem::take(&mut self.happened)) }
+    }
+}
+
+/// Waits as long as a subscription stays true: level-triggered.
+pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
+    let mut sorted = Sorted::new(state, wanted);
+    let files = mem::take(&mut sorted.files);
+    let mut polled = Vec::with_capacity(files.len());
+    for &(index, descriptor) in &files {
+        polled.push(PollFd::from_borrowed_fd(descriptor.fd.as_fd(), sorted.interest(index)));
+    }
+    loop {
+        pause(&mut polled, &sorted.deadlines, sorted.happened.is_empty())?;
+        for (poll, &(index, descriptor)) in polled.iter().zip(&files) {
+            sorted.file(index, descriptor, poll.revents());
+        }
+        if let Some(happened) = sorted.clocks() {
             return Ok(happened);
         }
-        wait = true;
     }
 }
 
 /// Waits for the files, but not beyond the first deadline; may return early.
-fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> Result {
+pub fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> Result {
     if let ([], [only], true) = (&*polled, deadlines, wait) {
         // Follows the clock when it is set, which a duration could not. Also the most frequent case: sleep(3).
         let at = Timespec { tv_sec: (only.at / 1_000_000_000) as _, tv_nsec: (only.at % 1_000_000_000) as _ };
@@ -220,27 +254,32 @@ fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> Resul
     }
 }
 
-fn file_event(subscription: &Subscription, poll: &PollFd<'_>) -> Event {
+fn file_event(subscription: &Subscription, descriptor: &Descriptor, answer: PollFlags) -> Event {
     let mut event = Event::new(subscription);
-    let answer = poll.revents();
-    event.hangup = answer.intersects(PollFlags::HUP | PollFlags::RDHUP);
+    // A peer that sends no more may still receive.
+    event.hangup = answer.intersects(match subscription.1 {
+        Wait::Read(_) => PollFlags::HUP | PollFlags::RDHUP,
+        _ => PollFlags::HUP,
+    });
     if answer.contains(PollFlags::NVAL) {
         event.error = Some(Errno::BadF);
     }
     if matches!(subscription.1, Wait::Read(_)) {
-        event.bytes = readable(poll);
+        event.bytes = readable(descriptor);
     }
     event
 }
 
-/// How much can be read at once. Nothing that cannot be told is an error here.
-fn readable(poll: &PollFd<'_>) -> u64 {
-    let fd = poll.as_fd();
-    match fstat(fd) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            let position = seek(fd, SeekFrom::Current(0)).unwrap_or(0);
-            u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(position)
+/// How much can be read at once. Nothing that cannot be told is an error here; of a socket that listens, it is a
+/// connection.
+fn readable(descriptor: &Descriptor) -> u64 {
+    let fd = &descriptor.fd;
+    match descriptor.filetype {
+        filetype::REGULAR_FILE => {
+            let size = fstat(fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+            size.saturating_sub(seek(fd, SeekFrom::Current(0)).unwrap_or(0))
         }
+        filetype::SOCKET_STREAM => ioctl_fionread(fd).unwrap_or(1),
         _ => ioctl_fionread(fd).unwrap_or(0),
     }
 }
@@ -252,7 +291,7 @@ mod tests {
     use rustix::pipe::pipe;
 
     use super::*;
-    use crate::descriptors::{Descriptor, Descriptors};
+    use crate::descriptors::Descriptors;
 
     const MS: u64 = 1_000_000;
 
@@ -263,7 +302,7 @@ mod tests {
         for end in [reader, writer] {
             descriptors.insert(Descriptor::new(end).expect("a descriptor")).expect("a number");
         }
-        State { args: vec![], environment: vec![], descriptors: ManuallyDrop::new(descriptors) }
+        State { descriptors: ManuallyDrop::new(descriptors), ..State::default() }
     }
 
     /// The subscriptions that fired, by their place in the list.

@@ -1,6 +1,6 @@
 //! Sockets that were passed in, or accepted on one.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
@@ -15,17 +15,20 @@ use crate::{
 /// accept4(2).
 pub fn sock_accept(state: &mut State, memory: Memory<'_>, fd: u32, flags: u32, accepted: u32) -> Result {
     let listener = state.descriptors.get(fd)?;
+    let filetype = listener.filetype;
+    // A connection that the guest could not be told of would be lost.
+    memory.range(accepted, 4)?;
     let mut wanted = SocketFlags::CLOEXEC;
     if flags & u32::from(fdflags::NONBLOCK) != 0 {
         wanted |= SocketFlags::NONBLOCK;
     }
     // A file that is no socket gets ENOTSOCK from the kernel.
     let socket = rustix::io::retry_on_intr(|| accept_with(&listener.fd, wanted))?;
-    let number = state.descriptors.insert(Descriptor::new(socket)?)?;
-    memory.write_u32(accepted, number).inspect_err(|_| drop(state.descriptors.remove(number)))
+    let number = state.descriptors.insert(Descriptor::socket(socket, filetype))?;
+    memory.write_u32(accepted, number)
 }
 
-/// recvmsg(2) with MSG_PEEK and MSG_WAITALL, which have the same numbers here; says whether a datagram was cut.
+/// recvmsg(2).
 pub fn sock_recv(
     state: &mut State,
     memory: Memory<'_>,
@@ -36,15 +39,34 @@ pub fn sock_recv(
     nread: u32,
     out_flags: u32,
 ) -> Result {
+    let fd = state.descriptors.with(fd, rights::FD_READ)?;
+    let mut buffers = memory.buffers(list, list_len)?;
+    receive(fd, &mut message(&mut buffers), flags)?.write(memory, nread, out_flags)
+}
+
+/// What recvmsg(2) answered.
+pub struct Received {
+    bytes: u32,
+    cut: bool,
+}
+
+impl Received {
+    /// Tells the guest.
+    pub fn write(&self, memory: Memory<'_>, nread: u32, out_flags: u32) -> Result {
+        const DATA_TRUNCATED: u16 = 1;
+        let flags = if self.cut { DATA_TRUNCATED } else { 0 };
+        memory.write_u32(nread, self.bytes)?;
+        memory.write(out_flags, &flags.to_le_bytes())
+    }
+}
+
+/// recvmsg(2) with MSG_PEEK and MSG_WAITALL, which have the same numbers here; says whether a datagram was cut.
+pub fn receive(fd: BorrowedFd<'_>, message: &mut libc::msghdr, flags: u32) -> Result<Received> {
     const PEEK: u32 = 1;
     const WAITALL: u32 = 2;
-    const DATA_TRUNCATED: u16 = 1;
     if flags & !(PEEK | WAITALL) != 0 {
         return Err(Errno::Inval);
     }
-    let fd = state.descriptors.with(fd, rights::FD_READ)?;
-    let mut buffers = memory.buffers(list, list_len)?;
-    let mut message = message(&mut buffers);
     let mut linux = libc::MSG_CMSG_CLOEXEC;
     if flags & PEEK != 0 {
         linux |= libc::MSG_PEEK;
@@ -52,11 +74,9 @@ pub fn sock_recv(
     if flags & WAITALL != 0 {
         linux |= libc::MSG_WAITALL;
     }
-    // SAFETY: the message refers to the guest's memory and has room for nothing else.
-    let done = count(|| unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, linux) })?;
-    let cut = if message.msg_flags & libc::MSG_TRUNC != 0 { DATA_TRUNCATED } else { 0 };
-    memory.write_u32(nread, done)?;
-    memory.write(out_flags, &cut.to_le_bytes())
+    // SAFETY: the message refers to the guest's memory, at most to an address of its maker's, and to nothing else.
+    let bytes = count(|| unsafe { libc::recvmsg(fd.as_raw_fd(), message, linux) })?;
+    Ok(Received { bytes, cut: message.msg_flags & libc::MSG_TRUNC != 0 })
 }
 
 /// sendmsg(2).
@@ -74,10 +94,13 @@ pub fn sock_send(
     }
     let fd = state.descriptors.with(fd, rights::FD_WRITE)?;
     let mut buffers = memory.buffers(list, list_len)?;
-    let message = message(&mut buffers);
-    // SAFETY: the message refers to the guest's memory and nothing else.
-    let done = count(|| unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })?;
-    memory.write_u32(nwritten, done)
+    memory.write_u32(nwritten, send(fd, &message(&mut buffers))?)
+}
+
+/// sendmsg(2); says how many bytes were taken.
+pub fn send(fd: BorrowedFd<'_>, message: &libc::msghdr) -> Result<u32> {
+    // SAFETY: the message refers to the guest's memory, at most to an address of its maker's, and to nothing else.
+    count(|| unsafe { libc::sendmsg(fd.as_raw_fd(), message, libc::MSG_NOSIGNAL) })
 }
 
 /// shutdown(2).
@@ -92,7 +115,7 @@ pub fn sock_shutdown(state: &mut State, _: Memory<'_>, fd: u32, how: u32) -> Res
 }
 
 /// A message of these buffers, without address or control data. It must not outlive them.
-fn message(buffers: &mut [libc::iovec]) -> libc::msghdr {
+pub fn message(buffers: &mut [libc::iovec]) -> libc::msghdr {
     // SAFETY: all zeroes is a msghdr with nothing in it; the C type has padding that differs between libraries.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = buffers.as_mut_ptr();
