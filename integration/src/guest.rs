@@ -13,6 +13,10 @@ use anyhow::{Context, Result};
 use crate::command::{Run, command};
 use crate::repository;
 
+mod package;
+
+pub use package::{native_package, package};
+
 /// A C guest, compiled with Debian's clang and wasi-libc.
 ///
 /// # Errors

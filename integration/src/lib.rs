@@ -30,7 +30,7 @@ pub use container::{Container, reap};
 pub use containerd::{Containerd, KUBERNETES, PAUSE};
 pub use docker::Docker;
 pub use engine::Engine;
-pub use guest::{c, native, rust, wat};
+pub use guest::{c, native, native_package, package, rust, wat};
 pub use host::{Host, busybox_root};
 pub use image::Image;
 pub use receiver::Receiver;
