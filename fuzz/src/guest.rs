@@ -8,10 +8,13 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 
 use arbitrary::{Result, Unstructured};
+use coracle_abi::Import;
 use coracle_wasi::descriptors::{Descriptor, Descriptors, Preopen};
 use coracle_wasi::memory::Memory;
 use coracle_wasi::resolve::{Confinement, open_preopen};
+use coracle_wasi::sockets::{self, v1, v2};
 use coracle_wasi::state::State;
+use coracle_wasi::types::filetype;
 use coracle_wasi::{preview1, unstable};
 
 use crate::sandbox;
@@ -102,6 +105,7 @@ impl Guest {
             args: vec![c"guest", c"argument"],
             environment: vec![c"A=b"],
             descriptors: ManuallyDrop::new(descriptors),
+            ..State::default()
         };
         let size = if input.ratio(1, 16)? { input.int_in_range(0..=SIZE)? } else { SIZE };
         let mut memory: Vec<u8> = SECRET.iter().copied().cycle().take(MARGIN).collect();
@@ -155,19 +159,24 @@ impl Guest {
         if matches!(import.name, "proc_exit" | "proc_raise") {
             return Ok(());
         }
-        let names = parameters(import.name);
+        let names = parameters(import);
         let mut arguments = Vec::with_capacity(names.len());
         let mut string = (STRINGS, 0);
         for (name, kind) in names.iter().zip(import.params) {
             arguments.push(self.argument(import.name, name, *kind, &mut string, input)?);
         }
-        if import.name == "poll_oneoff" {
+        if matches!(import.name, "poll_oneoff" | "epoll_oneoff") {
             self.hurry(import.module, &arguments);
         }
         let base = self.memory[MARGIN..].as_mut_ptr();
         // SAFETY: the vector is not touched during the call.
         let memory = unsafe { Memory::new(base, self.size as u64) };
-        call(import.module, import.name, &mut self.state, memory, &arguments);
+        call(import, &mut self.state, memory, &arguments);
+        for descriptor in self.state.descriptors.iter() {
+            if matches!(descriptor.filetype, filetype::SOCKET_STREAM | filetype::SOCKET_DGRAM) {
+                rustix::io::ioctl_fionbio(&descriptor.fd, true).expect("a socket");
+            }
+        }
         Ok(())
     }
 
@@ -201,6 +210,8 @@ impl Guest {
             "iovs" => self.address(input, BUFFERS)?,
             "subscriptions" => self.address(input, SUBSCRIPTIONS)?,
             "iovs_len" | "count" if input.ratio(7, 8)? => input.int_in_range(0..=8)?,
+            "family" | "socket_type" | "level" => input.int_in_range(0..=3)?,
+            "name" if function.ends_with("sockopt") => input.int_in_range(0..=15)?,
             "lookup" | "oflags" | "flags" | "advice" | "whence" | "how" | "id" => {
                 input.int_in_range(0..=31)?
             }
@@ -243,7 +254,7 @@ impl Guest {
             let file = path.rsplit('/').next().unwrap_or_default();
             let in_proc = path.starts_with("/proc/");
             assert!(!(in_proc && matches!(file, "mem" | "environ" | "exe" | "auxv")), "the guest has {path}");
-            let own = ["/guest", "/streams"].iter().any(|own| path.starts_with(own));
+            let own = ["/guest", "/streams", "socket:"].iter().any(|own| path.starts_with(own));
             assert!(own || self.whole, "the guest has {path}");
             assert!(
                 path.starts_with('/') || path.contains(':'),
@@ -269,26 +280,36 @@ macro_rules! dispatch {
     (
         both { $( fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?; )* }
         preview1 { $( fn $new_name:ident($($new_arg:ident: $new_ty:ty),*) $(-> $new_ret:ty)?; )* }
+        network { $(
+            $module:literal $from:ident { $( fn $net_name:ident($($net_arg:ident: $net_ty:ty),*) $(-> $net_ret:ty)?; )* }
+        )* }
     ) => {
         /// The names of a function's parameters.
-        fn parameters(name: &str) -> &'static [&'static str] {
-            match name {
-                $( stringify!($name) => &[$(stringify!($arg)),*], )*
-                $( stringify!($new_name) => &[$(stringify!($new_arg)),*], )*
-                _ => unreachable!("a function of the list"),
-            }
+        fn parameters(import: &Import) -> &'static [&'static str] {
+            let lists: &[(&str, &[&str])] = &[
+                $( (stringify!($name), &[$(stringify!($arg)),*]), )*
+                $( (stringify!($new_name), &[$(stringify!($new_arg)),*]), )*
+                $( $( (stringify!($net_name), &[$(stringify!($net_arg)),*]), )* )*
+            ];
+            let own = |it: &&(&str, &[&str])| it.0 == import.name && it.1.len() == import.params.len();
+            lists.iter().find(own).expect("a function of the list").1
         }
 
-        fn call(module: &str, name: &str, state: &mut State, memory: Memory<'_>, arguments: &[u64]) {
+        fn call(import: &Import, state: &mut State, memory: Memory<'_>, arguments: &[u64]) {
             let mut arguments = arguments.iter().copied();
             let mut next = || arguments.next().expect("as many as there are parameters");
-            match (module, name) {
+            match (import.module, import.name) {
                 $( ("wasi_snapshot_preview1", stringify!($name)) => {
                     dispatch!(preview1 state memory next $name($($arg),*))
                 } )*
                 $( ("wasi_unstable", stringify!($name)) => {
                     dispatch!(unstable state memory next $name($($arg),*))
                 } )*
+                $( $( ($module, stringify!($net_name))
+                    if import.params.len() == <[&str]>::len(&[$(stringify!($net_arg)),*]) =>
+                {
+                    dispatch!($from state memory next $net_name($($net_arg),*))
+                } )* )*
                 $( ("wasi_snapshot_preview1", stringify!($new_name)) => {
                     dispatch!(preview1 state memory next $new_name($($new_arg),*))
                 } )*

@@ -1,5 +1,5 @@
-//! A root file system for guests that mean harm: a thread whose root is a file system in memory, with a directory that is
-//! the guest's and one that is not.
+//! A root file system and a network for guests that mean harm: a thread whose root is a file system in memory, with a
+//! directory that is the guest's and one that is not.
 //!
 //! Only that thread is inside; libFuzzer goes on outside, with its corpus. A panic inside is handed over to it.
 
@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock};
 use std::{panic, thread};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{chroot, getegid, geteuid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -77,11 +78,25 @@ fn become_root() -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))
 }
 
-/// Moves this thread into a file system in memory. Its working directory stays, so that what ends the process from here
+/// A network with nobody else on it. Some of what a guest says to itself arrives.
+fn start_loopback() -> io::Result<()> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // SAFETY: all zeroes is a valid ifreq, and ioctl(2) reads one.
+    let result = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[..2].copy_from_slice(&b"lo".map(|it| it as libc::c_char));
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Moves this thread into a file system in memory, and a network of its own. Its working directory stays, so that what ends the process from here
 /// is written down outside.
 fn enter() -> io::Result<()> {
     // SAFETY: the thread shares nothing with others that goes by its root or its mounts.
-    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS | UnshareFlags::NEWNET) }?;
+    start_loopback()?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let root = std::env::temp_dir();
     mount("tmpfs", &root, "tmpfs", MountFlags::NOSUID, Some(c"size=4m,nr_inodes=4096"))?;

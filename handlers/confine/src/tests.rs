@@ -47,7 +47,6 @@ const FORBIDDEN: &[Attempt] = &[
     ("clone3", || call(libc::SYS_clone3, 0, 0, 0)),
     ("unshare", || call(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0, 0)),
     ("setns", || call(libc::SYS_setns, 0, 0, 0)),
-    ("socket", || call(libc::SYS_socket, libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0)),
     ("ptrace", || call(libc::SYS_ptrace, libc::PTRACE_TRACEME.into(), 0, 0)),
     ("process_vm_writev", || call(libc::SYS_process_vm_writev, 1, 0, 0)),
     ("pidfd_open", || call(libc::SYS_pidfd_open, 1, 0, 0)),
@@ -77,9 +76,24 @@ const FORBIDDEN: &[Attempt] = &[
     ("mmap of a file", || map(libc::PROT_READ, 0, 0)),
 ];
 
+fn socket(family: i32, kind: i32) -> i64 {
+    call(libc::SYS_socket, family.into(), kind.into(), 0)
+}
+
+/// What only a module that imports functions of the network needs.
+const NETWORK: &[Attempt] = &[
+    ("socket", || socket(libc::AF_INET, libc::SOCK_STREAM)),
+    ("unix socket", || socket(libc::AF_UNIX, libc::SOCK_DGRAM)),
+    ("connect", || call(libc::SYS_connect, 0, 0, 0)),
+    ("bind", || call(libc::SYS_bind, 0, 0, 0)),
+    ("listen", || call(libc::SYS_listen, 0, 0, 0)),
+    ("setsockopt", || call(libc::SYS_setsockopt, 0, 1, 2)),
+    ("epoll_create1", || call(libc::SYS_epoll_create1, 0, 0, 0)),
+];
+
 #[test]
 fn an_intruder_in_the_handler_can_start_nothing() {
-    for (name, attempt) in FORBIDDEN {
+    for (name, attempt) in FORBIDDEN.iter().chain(NETWORK) {
         assert_eq!(confined(&WASI, *attempt), libc::EPERM, "{name}");
     }
     let attempts: [Attempt; 3] = [
@@ -93,6 +107,26 @@ fn an_intruder_in_the_handler_can_start_nothing() {
 }
 
 #[test]
+fn the_network_adds_nothing_but_sockets() {
+    let attempts: [Attempt; 8] = [
+        ("raw socket", || socket(libc::AF_INET, libc::SOCK_RAW)),
+        ("netlink socket", || socket(libc::AF_NETLINK, libc::SOCK_DGRAM)),
+        ("packet socket", || socket(libc::AF_PACKET, libc::SOCK_DGRAM)),
+        ("vsock", || socket(libc::AF_VSOCK, libc::SOCK_STREAM)),
+        ("socketpair", || call(libc::SYS_socketpair, libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0)),
+        ("setsockopt SO_ATTACH_FILTER", || call(libc::SYS_setsockopt, 0, 1, 26)),
+        ("setsockopt IP_TRANSPARENT", || call(libc::SYS_setsockopt, 0, 0, 19)),
+        ("getsockopt SO_PEERCRED", || call(libc::SYS_getsockopt, 0, 1, 17)),
+    ];
+    for (name, attempt) in FORBIDDEN.iter().chain(&attempts) {
+        assert_eq!(confined(&WASI_NETWORK, *attempt), libc::EPERM, "{name}");
+    }
+    for (name, attempt) in NETWORK {
+        assert_ne!(confined(&WASI_NETWORK, *attempt), libc::EPERM, "{name}");
+    }
+}
+
+#[test]
 fn an_intruder_in_the_compiler_can_open_nothing_either() {
     let attempts: [Attempt; 5] = [
         ("openat", || call(libc::SYS_openat, libc::AT_FDCWD.into(), c"/".as_ptr() as i64, 0)),
@@ -101,14 +135,14 @@ fn an_intruder_in_the_compiler_can_open_nothing_either() {
         ("read from another", || call(libc::SYS_read, 1, 0, 0)),
         ("sendmsg", || call(libc::SYS_sendmsg, 1, 0, 0)),
     ];
-    for (name, attempt) in FORBIDDEN.iter().chain(&attempts) {
+    for (name, attempt) in FORBIDDEN.iter().chain(NETWORK).chain(&attempts) {
         assert_eq!(confined(&WASMC, *attempt), libc::ENOSYS, "{name}");
     }
 }
 
 #[test]
 fn what_is_needed_is_left() {
-    for filter in [&WASI, &WASMC] {
+    for filter in [&WASI, &WASI_NETWORK, &WASMC] {
         assert_eq!(confined(filter, || map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS, -1)), 0);
         assert_eq!(confined(filter, || call(libc::SYS_write, 1, c"".as_ptr() as i64, 0)), 0);
         let to_itself = || {
