@@ -41,15 +41,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place that the record at `address` describes.
-    pub fn new(memory: Memory<'_>, address: u32) -> Result<Self> {
+    /// The place that the record at `address` describes, of any size.
+    pub fn any(memory: Memory<'_>, address: u32) -> Result<Self> {
         let record = memory.array::<8>(address)?;
         let (start, len) = (u32_at(&record, 0), u32_at(&record, 4));
-        if ![4, 16, STORAGE].contains(&len) {
-            return Err(Errno::Inval);
-        }
         memory.range(start, len)?;
         Ok(Self { start, len })
+    }
+
+    /// [`Self::any`] of a size that means something.
+    pub fn new(memory: Memory<'_>, address: u32) -> Result<Self> {
+        Self::any(memory, address)
+            .and_then(|it| if [4, 16, STORAGE].contains(&it.len) { Ok(it) } else { Err(Errno::Inval) })
     }
 
     /// [`Self::new`] in the only form that version 2 knows.
@@ -84,7 +87,17 @@ impl Place {
         }
     }
 
-    /// Puts an address there.
+    /// Puts the octets of an address there, if there is room for them.
+    pub fn write_octets(self, memory: Memory<'_>, address: &Address) -> Result {
+        let octets = match address {
+            Address::Inet(SocketAddr::V4(it)) => it.ip().octets().to_vec(),
+            Address::Inet(SocketAddr::V6(it)) => it.ip().octets().to_vec(),
+            Address::Unix(_) => return Ok(()),
+        };
+        if octets.len() > self.len as usize { Ok(()) } else { memory.write(self.start, &octets) }
+    }
+
+    /// Puts an address there, with zeroes behind it.
     pub fn write(self, memory: Memory<'_>, address: &Address) -> Result {
         let (family, octets) = match address {
             Address::Inet(SocketAddr::V4(it)) => (family::INET4, it.ip().octets().to_vec()),

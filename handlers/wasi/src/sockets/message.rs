@@ -42,14 +42,13 @@ pub fn sock_send_to(
     memory.write_u32(nwritten, send(fd, &message)?)
 }
 
-/// recvmsg(2) that asks for the sender. The two versions differ in what they do with the port.
+/// recvmsg(2) that asks for the sender. The two versions differ in how they tell the guest.
 pub fn receive_from(
     state: &State,
     memory: Memory<'_>,
     fd: u32,
     list: u32,
     list_len: u32,
-    address: Place,
     flags: u32,
 ) -> Result<(Received, Address)> {
     let fd = state.descriptors.with(fd, rights::FD_READ)?;
@@ -67,7 +66,5 @@ pub fn receive_from(
         // SAFETY: the kernel wrote so many bytes of an address.
         Some(unsafe { SocketAddrAny::read((&raw const sender).cast(), message.msg_namelen) })
     };
-    let sender = Address::try_from(sender)?;
-    address.write(memory, &sender)?;
-    Ok((received, sender))
+    Ok((received, sender.try_into()?))
 }

@@ -1,6 +1,6 @@
 //! Options of sockets: SOL_SOCKET's, by numbers of their own. Values are Linux's, but for the error and the type.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 
 use rustix::io::Errno as Os;
 
@@ -91,11 +91,10 @@ pub fn sock_setsockopt(
     value_len: u32,
 ) -> Result {
     let name = option(level, name)?;
-    // What is longer than any value is none; the kernel takes what it needs of the rest.
     let value = memory.range(value, value_len)?;
-    let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(&state.descriptors.get(fd)?.fd);
+    let fd = state.descriptors.get(fd)?.fd.as_raw_fd();
     // SAFETY: so many bytes of the guest's memory, which the kernel copies.
-    done(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value.cast(), value_len) })
+    done(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, name, value.cast(), value_len) })
 }
 
 fn done(result: i32) -> Result {

@@ -5,7 +5,7 @@
 //! nothing else here depends on. Abstract names belong to the network namespace, where a container may meet the
 //! host's: they are not offered.
 
-use std::ffi::CString;
+use std::os::fd::AsFd;
 
 use rustix::{net::SocketAddrUnix, process::fchdir};
 
@@ -22,8 +22,8 @@ pub fn locate(state: &State, path: &[u8], follow: bool) -> Result<SocketAddrUnix
     let path = trim(path);
     let candidates = state.descriptors.iter().filter_map(|it| Some((it, beneath(it, path)?)));
     let (directory, rest) = candidates.min_by_key(|(_, rest)| rest.len()).ok_or(Errno::NotCapable)?;
-    let rest: CString = c_string(rest)?;
-    let dir = std::os::fd::AsFd::as_fd(&directory.fd);
+    let rest = c_string(rest)?;
+    let dir = directory.fd.as_fd();
     let (parent, name) = walk(dir, directory.confinement, &rest, follow)?;
     let address = SocketAddrUnix::new(name.as_c_str())?;
     fchdir(parent.get(dir))?;

@@ -20,7 +20,7 @@ pub fn sock_accept(state: &mut State, memory: Memory<'_>, fd: u32, accepted: u32
     preview1::sock_accept(state, memory, fd, 0, accepted)
 }
 
-/// recvmsg(2). The sender's port has no place.
+/// recvmsg(2). Of the sender the guest gets as much as there is a place for: the octets of its address.
 pub fn sock_recv_from(
     state: &mut State,
     memory: Memory<'_>,
@@ -32,8 +32,9 @@ pub fn sock_recv_from(
     nread: u32,
     out_flags: u32,
 ) -> Result {
-    let place = Place::new(memory, address)?;
-    let (received, _) = receive_from(state, memory, fd, list, list_len, place, flags)?;
+    let place = Place::any(memory, address)?;
+    let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
+    place.write_octets(memory, &sender)?;
     received.write(memory, nread, out_flags)
 }
 

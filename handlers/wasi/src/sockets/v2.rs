@@ -36,7 +36,8 @@ pub fn sock_recv_from(
 ) -> Result {
     memory.range(port, 4)?;
     let place = Place::storage(memory, address)?;
-    let (received, sender) = receive_from(state, memory, fd, list, list_len, place, flags)?;
+    let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
+    place.write(memory, &sender)?;
     memory.write_u32(port, sender.port())?;
     received.write(memory, nread, out_flags)
 }
