@@ -151,3 +151,24 @@ impl Connection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// Packets without end, none of them an answer.
+    #[test]
+    fn noise_does_not_outlast_the_deadline() {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("socket");
+        let socket = open(&server.local_addr().expect("bound"), SocketType::DGRAM).expect("connected");
+        let peer = rustix::net::getsockname(&socket).expect("bound");
+        let late = Connection { socket, deadline: Instant::now() };
+        let peer = SocketAddr::try_from(peer).expect("an address");
+        server.send_to(b"noise", peer).expect("sent");
+        assert_eq!(late.receive(&mut [0; 16]), Err(Errno::TIMEDOUT));
+        let connection = Connection { deadline: Instant::now() + Duration::from_secs(9), ..late };
+        assert_eq!(connection.receive(&mut [0; 16]), Ok(5));
+    }
+}

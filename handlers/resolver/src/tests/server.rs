@@ -18,8 +18,6 @@ pub(super) struct Asked {
     pub name: String,
     pub record: TYPE,
     pub over_tcp: bool,
-    /// What it came through, for handlers that do not come to an end; none for TCP.
-    pub socket: Option<UdpSocket>,
     /// Who asks; an answer from another socket could be sent there.
     pub peer: SocketAddr,
     /// The size that EDNS0 allows.
@@ -41,7 +39,7 @@ fn name(text: &str) -> Name<'static> {
 }
 
 impl Asked {
-    fn parse(bytes: &[u8], socket: Option<&UdpSocket>, peer: SocketAddr) -> Self {
+    fn parse(bytes: &[u8], over_tcp: bool, peer: SocketAddr) -> Self {
         let packet = Packet::parse(bytes).expect("a query that can be read");
         assert!(packet.has_flags(PacketFlag::RECURSION_DESIRED) && packet.opcode() == OPCODE::StandardQuery);
         let [question] = packet.questions.as_slice() else { panic!("{} questions", packet.questions.len()) };
@@ -50,8 +48,7 @@ impl Asked {
             id: packet.id(),
             name: question.qname.to_string(),
             record,
-            over_tcp: socket.is_none(),
-            socket: socket.and_then(|it| it.try_clone().ok()),
+            over_tcp,
             peer,
             udp_size: packet.opt().map(|it| it.udp_packet_size),
         }
@@ -151,7 +148,7 @@ fn serve_udp(socket: &UdpSocket, is_over: &AtomicBool, mut answer: impl FnMut(&A
     while let Ok((len, peer)) = socket.recv_from(&mut buffer)
         && !is_over.load(Ordering::Relaxed)
     {
-        for message in answer(&Asked::parse(&buffer[..len], Some(socket), peer)) {
+        for message in answer(&Asked::parse(&buffer[..len], false, peer)) {
             // Who asked may have gone.
             let _ = socket.send_to(&message, peer);
         }
@@ -176,7 +173,7 @@ fn serve_stream(
     stream.read_exact(&mut len)?;
     let mut query = vec![0; u16::from_be_bytes(len).into()];
     stream.read_exact(&mut query)?;
-    let messages = answer(&Asked::parse(&query, None, peer));
+    let messages = answer(&Asked::parse(&query, true, peer));
     if messages.is_empty() {
         // Until the other side has had enough.
         stream.read_exact(&mut [0])?;
