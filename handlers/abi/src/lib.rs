@@ -191,6 +191,10 @@ macro_rules! for_each_import {
                     ) -> i32;
                     fn sock_getsockopt(fd: i32, level: i32, name: i32, value: i32, value_len: i32) -> i32;
                     fn sock_setsockopt(fd: i32, level: i32, name: i32, value: i32, value_len: i32) -> i32;
+                    fn sock_getaddrinfo(
+                        node: i32, node_len: i32, service: i32, service_len: i32, hints: i32, list: i32,
+                        list_len: i32, found: i32
+                    ) -> i32;
                     fn epoll_oneoff(subscriptions: i32, events: i32, count: i32, stored: i32) -> i32;
                 }
                 "wasi_snapshot_preview1" v1 {

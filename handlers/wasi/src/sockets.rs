@@ -12,6 +12,7 @@ pub use self::{
     connect::{sock_bind, sock_connect, sock_listen, sock_open},
     edges::epoll_oneoff,
     message::sock_send_to,
+    names::sock_getaddrinfo,
     option::{sock_getsockopt, sock_setsockopt},
 };
 
@@ -19,6 +20,7 @@ mod address;
 mod connect;
 pub(crate) mod edges;
 mod message;
+mod names;
 mod option;
 mod unix;
 pub mod v1;

@@ -18,7 +18,7 @@ const STORAGE: u32 = 128;
 const PATH_END: usize = 2 + 108;
 
 /// `address_family`.
-mod family {
+pub(super) mod family {
     pub const INET4: u16 = 1;
     pub const INET6: u16 = 2;
     pub const UNIX: u16 = 3;
