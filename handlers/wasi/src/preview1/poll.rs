@@ -270,8 +270,8 @@ fn file_event(subscription: &Subscription, descriptor: &Descriptor, answer: Poll
     event
 }
 
-/// How much can be read at once. Nothing that cannot be told is an error here; of a socket that listens, it is a
-/// connection.
+/// How much can be read at once. Nothing that cannot be told is an error here. Of sockets it is said that there is
+/// something: servers ask all the time, and then read until there is no more.
 fn readable(descriptor: &Descriptor) -> u64 {
     let fd = &descriptor.fd;
     match descriptor.filetype {
@@ -279,7 +279,7 @@ fn readable(descriptor: &Descriptor) -> u64 {
             let size = fstat(fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
             size.saturating_sub(seek(fd, SeekFrom::Current(0)).unwrap_or(0))
         }
-        filetype::SOCKET_STREAM => ioctl_fionread(fd).unwrap_or(1),
+        filetype::SOCKET_STREAM | filetype::SOCKET_DGRAM => 1,
         _ => ioctl_fionread(fd).unwrap_or(0),
     }
 }
