@@ -73,6 +73,8 @@ fn build(name: &str, target: &str, extension: &str, flags: &str) -> Result<PathB
         .arg("--target-dir")
         .arg(place.join("target"))
         .env("CARGO_HOME", place.join("home"))
+        // For a build script that wants a crate's C sources.
+        .env("VENDOR", &vendor)
         .env("RUSTC", "/usr/bin/rustc")
         // Those of the project's own configuration do not count then.
         .env("RUSTFLAGS", flags);

@@ -1,0 +1,2 @@
+//! The program is C, `main` too: see main.c.
+#![no_main]
