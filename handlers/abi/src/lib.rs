@@ -231,6 +231,26 @@ macro_rules! for_each_import {
                     fn sock_getlocaladdr_v2(fd: i32, address: i32, port: i32) -> i32;
                     fn sock_getpeeraddr_v2(fd: i32, address: i32, port: i32) -> i32;
                 }
+                "rustls_client" rustls {
+                    fn default_config() -> i32;
+                    fn new_codec(config: i32, name: i32, name_len: i32) -> i32;
+                    fn codec_is_handshaking(codec: i32) -> i32;
+                    fn codec_wants(codec: i32) -> i32;
+                    fn delete_codec(codec: i32) -> i32;
+                    fn send_close_notify(codec: i32) -> i32;
+                    fn process_new_packets(codec: i32, state: i32) -> i32;
+                    fn write_raw(codec: i32, buf: i32, buf_len: i32) -> i32;
+                    fn read_raw(codec: i32, buf: i32, buf_len: i32) -> i32;
+                    fn write_tls(codec: i32, buf: i32, buf_len: i32) -> i32;
+                    fn read_tls(codec: i32, buf: i32, buf_len: i32) -> i32;
+                }
+                "wasmedge_httpsreq" httpsreq {
+                    fn wasmedge_httpsreq_send_data(
+                        host: i32, host_len: i32, port: i32, body: i32, body_len: i32
+                    );
+                    fn wasmedge_httpsreq_get_rcv_len() -> i32;
+                    fn wasmedge_httpsreq_get_rcv(buf: i32);
+                }
             }
         }
     };

@@ -9,9 +9,6 @@ use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 
 use crate::errors::TlsError;
 
-/// The one configuration there is, by the number that the guest has for it.
-const DEFAULT_CONFIG: u32 = 0;
-
 /// What a codec has to say after new packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
@@ -45,6 +42,9 @@ pub struct Codecs {
 type Result<T> = std::result::Result<T, TlsError>;
 
 impl Codecs {
+    /// The one configuration there is, by the number that the guest has for it.
+    pub const DEFAULT_CONFIG: u32 = 0;
+
     /// None yet.
     #[must_use]
     pub fn new(config: Arc<ClientConfig>) -> Self {
@@ -56,7 +56,7 @@ impl Codecs {
     /// # Errors
     /// Another configuration than the default one, or no such name.
     pub fn open(&mut self, config: u32, server: &[u8]) -> Result<u32> {
-        if config != DEFAULT_CONFIG {
+        if config != Self::DEFAULT_CONFIG {
             return Err(TlsError::Parameter);
         }
         let name = str::from_utf8(server).map_err(|_| TlsError::Parameter)?;

@@ -13,6 +13,9 @@ pub enum TlsError {
     /// A number that is no configuration or codec, or a name that is none.
     #[error("no such codec, configuration or server name")]
     Parameter,
+    /// There are no certificates to trust.
+    #[error("nobody is trusted")]
+    Untrusting,
     /// TLS's own.
     #[error(transparent)]
     Tls(#[from] Error),
@@ -27,6 +30,8 @@ impl TlsError {
     pub fn number(&self) -> i32 {
         match self {
             Self::Parameter => -1,
+            // It did not happen to a plugin that brought its own: the one for everything else.
+            Self::Untrusting => -18,
             Self::Tls(error) => number(error),
             Self::Io(error) if error.kind() == io::ErrorKind::WouldBlock => -25,
             Self::Io(_) => -26,

@@ -17,3 +17,4 @@ pub mod trust;
 
 pub use codecs::{Codecs, State};
 pub use errors::TlsError;
+pub use rustls::ClientConfig;

@@ -1,11 +1,13 @@
 //! The functions as the engine wants them, made from the one list in `coracle_abi`.
 
 use coracle_abi::Import;
+use coracle_tls::TlsError;
 use wasmer::{Function, FunctionEnv, FunctionEnvMut, Store};
 
 use crate::{
+    httpsreq,
     memory::Memory,
-    preview1,
+    preview1, rustls,
     sockets::{self, v1, v2},
     state::State,
     types::{Errno, Result},
@@ -28,6 +30,18 @@ trait Answer<T> {
 impl Answer<i32> for Result {
     fn answer(self) -> i32 {
         self.err().map_or(0, |errno: Errno| i32::from(errno as u16))
+    }
+}
+
+impl Answer<i32> for std::result::Result<u32, TlsError> {
+    fn answer(self) -> i32 {
+        self.map_or_else(|error| error.number(), |value| value as i32)
+    }
+}
+
+impl Answer<i32> for u32 {
+    fn answer(self) -> i32 {
+        self as i32
     }
 }
 

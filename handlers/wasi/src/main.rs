@@ -5,7 +5,7 @@
 
 use std::ffi::{c_char, c_int};
 
-use coracle_wasi::{module, signals, start, trap};
+use coracle_wasi::{module, signals, start, stderr, trap};
 
 /// C's entry point.
 ///
@@ -24,7 +24,7 @@ unsafe extern "C" fn main(_: c_int, argv: *const *const c_char, envp: *const *co
     match unsafe { module::run(start) } {
         Ok(()) => signals::exit(0),
         Err(module::Error::Trap(trap)) => {
-            print(&trap::describe(&trap));
+            stderr::print(&trap::describe(&trap));
             signals::exit(trap::EXIT_CODE)
         }
         Err(error) => fail(&error.to_string()),
@@ -32,15 +32,6 @@ unsafe extern "C" fn main(_: c_int, argv: *const *const c_char, envp: *const *co
 }
 
 fn fail(message: &str) -> ! {
-    print(&format!("coracle-wasi: {message}\n"));
+    stderr::print(&format!("coracle-wasi: {message}\n"));
     signals::exit(1)
-}
-
-/// Writes to standard error, if there is one.
-fn print(text: &str) {
-    let stderr = rustix::stdio::stderr();
-    let mut rest = text.as_bytes();
-    while let Ok(done @ 1..) = rustix::io::retry_on_intr(|| rustix::io::write(stderr, rest)) {
-        rest = &rest[done..];
-    }
 }

@@ -113,7 +113,7 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
         let _ = descriptors.insert(descriptor);
     }
     let environment = environment.into_iter().filter(|it| !it.to_bytes().starts_with(b"_CORACLE_")).collect();
-    Ok(Start { artifact, state: State { args, environment, descriptors, epoll: None } })
+    Ok(Start { artifact, state: State { args, environment, descriptors, ..State::default() } })
 }
 
 /// # Safety

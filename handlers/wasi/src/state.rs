@@ -2,7 +2,7 @@
 
 use std::{ffi::CStr, mem::ManuallyDrop, os::fd::OwnedFd};
 
-use crate::descriptors::Descriptors;
+use crate::{descriptors::Descriptors, tls::Tls};
 
 /// The guest's arguments, environment and descriptors.
 #[derive(Default)]
@@ -16,4 +16,6 @@ pub struct State {
     pub descriptors: ManuallyDrop<Descriptors>,
     /// Where the kernel keeps what `epoll_oneoff` watches; none before the first call.
     pub epoll: Option<OwnedFd>,
+    /// Its connections over TLS.
+    pub tls: Tls,
 }

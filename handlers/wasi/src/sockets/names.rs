@@ -1,26 +1,16 @@
 //! Names to addresses: getaddrinfo(3) with the container's own files, into records that the guest has laid out.
 //!
 //! The guest passes a list of records, linked already, each with room for an address and a name; of what is found, as much
-//! goes there as there are records. Files are read as any program in the container would read them, so what is in `/etc`
-//! counts whatever directories the guest itself has. Only a regular file is one, and only so much of it: there is nothing
-//! here that could wait for a writer.
+//! goes there as there are records.
 
-use std::{
-    ffi::CString,
-    io::{self, ErrorKind},
-    net::SocketAddr,
-};
+use std::net::SocketAddr;
 
-use coracle_resolver::{Error, Family, Files, Flags, Hints, Transport, resolve};
-use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, openat},
-    io::{read, retry_on_intr},
-};
+use coracle_resolver::{Error, Family, Flags, Hints, Transport, resolve};
 
 use super::address::family;
 use crate::{
+    files::Container,
     memory::{Memory, u32_at},
-    resolve::{self as paths, Confinement},
     state::State,
     types::{Errno, Result},
 };
@@ -28,8 +18,6 @@ use crate::{
 /// Longer names and services are none (`NI_MAXHOST`, `NI_MAXSERV`).
 const MAX_NODE: u32 = 1025;
 const MAX_SERVICE: u32 = 32;
-/// The largest file that is read; lists of hosts to be blocked have some hundred thousand lines.
-const MAX_FILE: usize = 16 << 20;
 
 /// getaddrinfo(3). `list` is the place of the first record's address.
 pub fn sock_getaddrinfo(
@@ -166,47 +154,6 @@ impl From<Error> for Errno {
     }
 }
 
-/// The container's files, by absolute paths.
-struct Container;
-
-impl Files for Container {
-    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-        let relative = CString::new(path.trim_start_matches('/'))?;
-        // Not the working directory: see `unix`.
-        let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        // A FIFO or a device is opened before it is known as one.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let fd = std::os::fd::AsFd::as_fd(&root);
-        let (file, stat) =
-            paths::open(fd, Confinement::Container, &relative, flags, Mode::empty()).map_err(kind)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(ErrorKind::IsADirectory.into()),
-            _ => return Err(ErrorKind::InvalidInput.into()),
-        }
-        let mut bytes = Vec::new();
-        loop {
-            bytes.reserve(1 << 12);
-            match retry_on_intr(|| read(&file, rustix::buffer::spare_capacity(&mut bytes)))? {
-                0 => return Ok(bytes),
-                _ if bytes.len() > MAX_FILE => return Err(ErrorKind::FileTooLarge.into()),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// What the resolver wants to know about a file that cannot be opened.
-fn kind(errno: Errno) -> io::Error {
-    match errno {
-        Errno::NoEnt | Errno::Loop => ErrorKind::NotFound,
-        Errno::NotDir => ErrorKind::NotADirectory,
-        Errno::Access | Errno::Perm | Errno::NotCapable => ErrorKind::PermissionDenied,
-        _ => ErrorKind::Other,
-    }
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,23 +237,5 @@ mod tests {
             assert_eq!(call(&mut bytes, 9, 2), Err(error), "{value} at {at}");
             bytes[at as usize] = before;
         }
-    }
-
-    #[test]
-    fn only_files_are_read() {
-        let kind = |path: &str| Container.read(path).map_err(|it| it.kind());
-        assert!(kind("/proc/sys/kernel/hostname").is_ok_and(|it| it.ends_with(b"\n")));
-        assert_eq!(kind("/nosuch"), Err(ErrorKind::NotFound));
-        assert_eq!(kind("/etc"), Err(ErrorKind::IsADirectory));
-        assert_eq!(kind("/dev/zero"), Err(ErrorKind::InvalidInput));
-        assert_eq!(kind("/proc/self/environ"), Err(ErrorKind::PermissionDenied));
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        rustix::fs::mknodat(CWD, path("fifo"), FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
-        assert_eq!(kind(&path("fifo")), Err(ErrorKind::InvalidInput));
-        std::fs::write(path("file"), vec![b'x'; 100_000]).expect("a file");
-        assert_eq!(kind(&path("file")).map(|it| it.len()), Ok(100_000));
-        std::fs::File::create(path("large")).and_then(|it| it.set_len(1 << 40)).expect("a file");
-        assert_eq!(kind(&path("large")), Err(ErrorKind::FileTooLarge));
     }
 }
