@@ -3,17 +3,17 @@
 //! Every clock subscription becomes a deadline on its own clock, and after each wait the clocks are read again: a
 //! subscription fires when its clock has reached its deadline, not when some other measure of time says so.
 
-use std::{mem, os::fd::AsFd};
+use std::{mem, os::fd::AsFd, ptr};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{SeekFrom, fstat, seek},
     io::{Errno as Os, ioctl_fionread},
     thread::clock_nanosleep_absolute,
-    time::{ClockId, Timespec, clock_gettime},
+    time::{ClockId, Timespec},
 };
 
-use super::clock::nanoseconds;
+use super::clock::now;
 use crate::{
     descriptors::Descriptor,
     memory::{Memory, u32_at, u64_at},
@@ -149,10 +149,6 @@ fn waiting_clock(id: u32) -> Result<ClockId> {
     }
 }
 
-fn now(clock: ClockId) -> u64 {
-    nanoseconds(clock_gettime(clock))
-}
-
 /// Subscriptions by what they wait for.
 pub struct Sorted<'a> {
     wanted: &'a [Subscription],
@@ -219,14 +215,20 @@ impl<'a> Sorted<'a> {
 pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
     let mut sorted = Sorted::new(state, wanted);
     let files = mem::take(&mut sorted.files);
-    let mut polled = Vec::with_capacity(files.len());
-    for &(index, descriptor) in &files {
-        polled.push(PollFd::from_borrowed_fd(descriptor.fd.as_fd(), sorted.interest(index)));
-    }
+    // A guest that reads and writes a file asks for both in a row; the kernel needs to look at the file but once.
+    let groups = || files.chunk_by(|one, other| ptr::eq(one.1, other.1));
+    let mut polled: Vec<_> = groups()
+        .map(|group| {
+            let interest = group.iter().map(|&(index, _)| sorted.interest(index)).collect();
+            PollFd::from_borrowed_fd(group[0].1.fd.as_fd(), interest)
+        })
+        .collect();
     loop {
         pause(&mut polled, &sorted.deadlines, sorted.happened.is_empty())?;
-        for (poll, &(index, descriptor)) in polled.iter().zip(&files) {
-            sorted.file(index, descriptor, poll.revents());
+        for (poll, group) in polled.iter().zip(groups()) {
+            for &(index, descriptor) in group {
+                sorted.file(index, descriptor, poll.revents());
+            }
         }
         if let Some(happened) = sorted.clocks() {
             return Ok(happened);
