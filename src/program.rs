@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use coracle_abi::descriptors::close_on_exec;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -161,9 +162,7 @@ pub fn attach_to_us(command: &mut Command) {
     // SAFETY: only system calls are made between fork and exec, and no descriptor is closed before the exec.
     unsafe {
         command.pre_exec(move || {
-            each_between(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC, |fd| {
-                libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)
-            })?;
+            close_on_exec(3);
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // We may be gone already.
             if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
@@ -171,65 +170,6 @@ pub fn attach_to_us(command: &mut Command) {
     }
 }
 
-/// Closes descriptors by their numbers.
-///
-/// # Safety
-/// Nothing may use them any more.
-///
-/// # Errors
-/// Those of close_range(2).
-pub unsafe fn close(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: up to the caller.
-    each_between(first, last, 0, |fd| unsafe { libc::close(fd) })
-}
-
-/// close_range(2). A kernel that lacks the call or the flag, as before Linux 5.9 and 5.11, has it done one by one.
-fn each_between(
-    first: u32,
-    last: u32,
-    flags: libc::c_uint,
-    one: impl Fn(libc::c_int) -> libc::c_int,
-) -> io::Result<()> {
-    // SAFETY: plain integers; the callers say what becomes of the descriptors.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) {
-        return Err(error);
-    }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let end = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(u32::MAX).min(1 << 20);
-    for number in first..last.saturating_add(1).min(end) {
-        // Most numbers are no descriptor.
-        one(number.cast_signed());
-    }
-    Ok(())
-}
-
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
     list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use super::*;
-
-    #[test]
-    fn a_kernel_that_knows_no_ranges_has_each_done() {
-        let done = RefCell::new(Vec::new());
-        let note = |fd| {
-            done.borrow_mut().push(fd);
-            0
-        };
-        // No kernel knows these flags.
-        each_between(7, 11, libc::c_uint::MAX, note).expect("done");
-        assert_eq!(*done.borrow(), [7, 8, 9, 10, 11]);
-        each_between(7, u32::MAX, libc::c_uint::MAX, note).expect("done");
-        assert!(done.borrow().len() < 1 << 21);
-        let error = each_between(11, 7, 0, note);
-        assert!(error.is_ok(), "nothing to do: {error:?}");
-    }
 }

@@ -63,9 +63,9 @@ pub fn become_program(
     let mut keep = vec![socket.as_fd()];
     keep.extend(fifo.map(AsFd::as_fd));
     keep.extend(first.iter().flat_map(|container| container.hooks.descriptors()));
-    let ready = scene::close_others(program.preserve_fds, &keep)
-        .and_then(|()| get_ready(&program, first.is_some(), &mut identity, &socket));
-    let (target, arguments, environment) = match ready {
+    scene::close_others(program.preserve_fds, &keep);
+    let (target, arguments, environment) = match get_ready(&program, first.is_some(), &mut identity, &socket)
+    {
         Ok(ready) => ready,
         Err(error) => super::fail(&error, Some(&socket)),
     };

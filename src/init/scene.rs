@@ -1,8 +1,9 @@
 //! The surroundings of a container's process that are neither its root file system nor its identity.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
+use coracle_abi::descriptors;
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use super::sync::{Message, Socket};
 use super::{Error, Terminal};
 use crate::error::Os;
 use crate::procfs::Procfs;
-use crate::{console, program, rootfs};
+use crate::{console, rootfs};
 
 /// Whether the kernel kills this process when its parent ends: a container that is only half made must not outlive the
 /// runtime, and waits for hooks and mounts where it cannot see its end. The kernel forgets it when our ids change
@@ -26,19 +27,16 @@ pub fn die_with_parent(yes: bool) -> Result<(), Error> {
 /// Closes every descriptor but the program's and those of `keep`: the host's files must not be in reach of paths that an
 /// image has made, and whoever waits for the end of a stream must not wait for us. What closes is not used again, for all
 /// that is left for this process is to execute the program or to end.
-pub fn close_others(preserve_fds: u32, keep: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+pub fn close_others(preserve_fds: u32, keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     keep.sort_unstable();
-    keep.push(u32::MAX);
-    let mut first = preserve_fds.saturating_add(3);
+    keep.push(RawFd::MAX);
+    let mut first = RawFd::try_from(preserve_fds.saturating_add(3)).unwrap_or(RawFd::MAX);
     for kept in keep {
-        if first < kept {
-            // SAFETY: nothing here uses them any more.
-            unsafe { program::close(first, kept - 1) }.map_err(|e| Error::step("close_range", e))?;
-        }
+        // SAFETY: nothing here uses them any more.
+        unsafe { descriptors::close(first, kept - 1) };
         first = first.max(kept.saturating_add(1));
     }
-    Ok(())
 }
 
 /// A session keyring of the container's own, so that it does not see the keys of the engine (keyctl(2)). Processes of

@@ -5,6 +5,7 @@
 //! whose Rust signatures must then fit. So what is promised and what is defined cannot differ.
 
 pub mod compiler;
+pub mod descriptors;
 
 use std::fmt;
 

@@ -12,7 +12,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use coracle_confine::{WASMC, close_descriptors, drop_capabilities};
+use coracle_abi::descriptors;
+use coracle_confine::{WASMC, drop_capabilities};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
@@ -52,7 +53,7 @@ pub fn enter(limits: Limits) -> Result<(), Error> {
     let parent = getppid();
     // The input and the output stay. Standard error is a way out too: messages go to the output.
     // SAFETY: nothing here has a descriptor of its own yet.
-    unsafe { close_descriptors(2, i32::MAX) };
+    unsafe { descriptors::close(2, i32::MAX) };
     choose_as_victim();
     if unshare() {
         // Without a file system of our own, there is nothing to do about the host's but not to have it.

@@ -1,13 +1,9 @@
 //! What is left of the kernel for Coracle's own programs once they meet bytes that nobody vouches for.
 //!
 //! The list of each program, with a reason for each call, is seccomp/handlers/PROGRAM.ARCH.json; build.rs compiles it.
-//! A filter stays until the end of the process (seccomp(2)), and what [`drop_capabilities`] and [`close_descriptors`] take
-//! does not come back.
-
-use std::os::fd::RawFd;
+//! A filter stays until the end of the process (seccomp(2)), and what [`drop_capabilities`] takes does not come back.
 
 use rustix::io::Errno;
-use rustix::process::Resource;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 include!(concat!(env!("OUT_DIR"), "/filters.rs"));
@@ -21,9 +17,6 @@ const OWN_PID: u32 = u32::MAX;
 const JUMP_IF_EQUAL: u16 = 0x15;
 /// personality(2): every readable mapping is executable too. Kept across exec, so anybody above may have set it.
 const READ_IMPLIES_EXEC: libc::c_ulong = 0x40_0000;
-
-/// The highest limit of open files on kernels before close_range(2) (fs.nr_open).
-const OPEN_MAX: u64 = 1 << 20;
 
 /// The process cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -94,26 +87,6 @@ pub fn drop_capabilities(keep: CapabilitySet) -> Result<(), Error> {
     }
     // Ambient ones go with the inheritable.
     rustix::thread::set_capabilities(None, left).map_err(Error::Capabilities)
-}
-
-/// Closes these descriptors and all between them.
-///
-/// # Safety
-/// They must be nobody's.
-pub unsafe fn close_descriptors(first: RawFd, last: RawFd) {
-    if first > last {
-        return;
-    }
-    // SAFETY: the caller's.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    if result < 0 {
-        // A kernel (before Linux 5.9) or profile without the call.
-        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(OPEN_MAX).min(OPEN_MAX);
-        for fd in first..=last.min(limit as RawFd) {
-            // SAFETY: the caller's.
-            unsafe { libc::close(fd) };
-        }
-    }
 }
 
 #[cfg(test)]

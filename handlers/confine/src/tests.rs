@@ -174,25 +174,3 @@ fn memory_is_executable_only_where_asked_for() {
     });
     assert_eq!(child.join().ok(), Some(0));
 }
-
-#[test]
-fn a_range_of_descriptors_is_closed() {
-    // SAFETY: the child has its own table, makes system calls only, and ends by _exit.
-    let status = unsafe {
-        let child = libc::fork();
-        assert!(child >= 0, "fork");
-        if child == 0 {
-            let open = |fd| libc::fcntl(fd, libc::F_GETFD) >= 0;
-            let duplicated = [900, 901, 902, 903].iter().all(|&fd| libc::dup2(0, fd) == fd);
-            close_descriptors(901, 902);
-            let closed = open(900) && !open(901) && !open(902) && open(903);
-            close_descriptors(903, 902);
-            let kept = open(900) && open(903);
-            libc::_exit(i32::from(!(duplicated && closed && kept)));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
-        status
-    };
-    assert_eq!(status, 0);
-}

@@ -13,7 +13,7 @@ use std::{
     os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use coracle_confine::close_descriptors;
+use coracle_abi::descriptors::close;
 use rustix::io::fcntl_getfd;
 
 use crate::{
@@ -99,10 +99,10 @@ pub unsafe fn take(argv: *const *const c_char, envp: *const *const c_char) -> Re
     unsafe {
         match artifact.filter(|&it| it >= first) {
             Some(artifact) => {
-                close_descriptors(first, artifact - 1);
-                close_descriptors(artifact + 1, RawFd::MAX);
+                close(first, artifact - 1);
+                close(artifact + 1, RawFd::MAX);
             }
-            None => close_descriptors(first, RawFd::MAX),
+            None => close(first, RawFd::MAX),
         }
     }
     for (path, name) in directories(dirs)? {
