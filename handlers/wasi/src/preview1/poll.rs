@@ -214,8 +214,10 @@ impl<'a> Sorted<'a> {
 /// Waits as long as a subscription stays true: level-triggered.
 pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
     let mut sorted = Sorted::new(state, wanted);
-    let files = mem::take(&mut sorted.files);
-    // A guest that reads and writes a file asks for both in a row; the kernel needs to look at the file but once.
+    let mut files = mem::take(&mut sorted.files);
+    // A guest that reads and writes a file asks for both; the kernel needs to look at the file but once. It takes no more
+    // questions than a process may have descriptors, either.
+    files.sort_by_key(|it| ptr::from_ref(it.1));
     let groups = || files.chunk_by(|one, other| ptr::eq(one.1, other.1));
     let mut polled: Vec<_> = groups()
         .map(|group| {
@@ -290,7 +292,10 @@ fn readable(descriptor: &Descriptor) -> u64 {
 mod tests {
     use std::mem::ManuallyDrop;
 
-    use rustix::pipe::pipe;
+    use rustix::{
+        net::{AddressFamily, SocketFlags, SocketType, socketpair},
+        pipe::pipe,
+    };
 
     use super::*;
     use crate::descriptors::Descriptors;
@@ -343,6 +348,18 @@ mod tests {
         }
         drop(state.descriptors.remove(4));
         assert!(wait(&state, &[(7, Wait::Read(3))]).expect("a result")[0].hangup);
+    }
+
+    #[test]
+    fn several_can_subscribe_to_one_descriptor() {
+        let mut state = with_pipe();
+        let ends = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let (here, there) = ends.expect("a pair of sockets");
+        assert_eq!(state.descriptors.insert(Descriptor::new(here).expect("a descriptor")), Ok(5));
+        let all = [Wait::Read(5), Wait::Read(3), Wait::Write(5), Wait::Read(5), Wait::Write(5)];
+        assert_eq!(fired(&state, &all), [(2, None), (4, None)]);
+        rustix::io::write(&there, b"x").expect("a socket");
+        assert_eq!(fired(&state, &all), [(0, None), (2, None), (3, None), (4, None)]);
     }
 
     #[test]

@@ -26,16 +26,25 @@ const PIECE: usize = 64 << 10;
 const MODULUS: usize = 251;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Failure> {
     let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("0.0.0.0:8080").parse()?;
+    // As a task: tokio for WasmEdge looks at a task that another one has woken at once, at the future that the runtime
+    // was started with only after the next event.
+    tokio::spawn(serve(address)).await?
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+async fn serve(address: SocketAddr) -> Result<(), Failure> {
     let stop = Arc::new(Notify::new());
-    let service = make_service_fn(|_| {
+    let stopped = stop.clone();
+    let service = make_service_fn(move |_| {
         let stop = stop.clone();
         async { Ok::<_, Infallible>(service_fn(move |request| answer(request, stop.clone()))) }
     });
-    let server = Server::try_bind(&address)?.http1_pipeline_flush(true).serve(service);
+    let server = Server::try_bind(&address)?.http1_half_close(true).serve(service);
     println!("listening on {}", server.local_addr());
-    server.with_graceful_shutdown(stop.notified()).await?;
+    server.with_graceful_shutdown(stopped.notified()).await?;
     println!("stopped");
     Ok(())
 }
