@@ -19,6 +19,7 @@ mod engine;
 pub mod fault;
 mod guest;
 mod host;
+pub mod http;
 mod image;
 mod receiver;
 
