@@ -163,10 +163,17 @@ fn arguments_environment_and_streams() -> Result<()> {
     let mut container = show(&host, &["args", "env", "stderr", "stdin", "3"])?;
     container.config["process"]["env"] = json!(["PATH=/bin", "A=b c", "EMPTY="]);
     let done = container.run_command(&[])?.finish_with(b"typed\n")?.exits(3)?;
-    let expected = "</main.wasm><args><env><stderr><stdin><3>\nPATH=/bin\nA=b c\nEMPTY=\nHOME=/\ntyped\n";
+    let expected = "</main.wasm><args><env><stderr><stdin><3>\nPATH=/bin\nA=b c\nEMPTY=\ntyped\n";
     assert_eq!(done.stdout, expected);
     assert_eq!(done.stderr, "to stderr\n");
     assert!(!done.stdout.contains("CORACLE"));
+    // Nothing is made up, but a home that the image has counts as for a native program.
+    let mut container = show(&host, &["env"])?;
+    container.config["process"]["env"] = json!([]);
+    container.run()?.ok()?.prints("")?;
+    fs::create_dir(container.rootfs().join("etc"))?;
+    fs::write(container.rootfs().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+    container.run()?.ok()?.prints("HOME=/root")?;
     Ok(())
 }
 

@@ -109,7 +109,9 @@ fn get_ready<'a>(
     socket: &Socket,
 ) -> Result<(entrypoint::Program, &'a [String], Vec<String>), Error> {
     let process = program.process;
-    let environment = environment(program, identity.uid())?;
+    let mut environment = environment(program)?;
+    let has_home = environment.iter().any(|e| e.starts_with("HOME="));
+    let home = if has_home { None } else { passwd::home(identity.uid()) };
 
     // Before, in case that only we may enter it; or after, in case that only the container's user may.
     let entered = enter_directory(process.cwd())?;
@@ -129,6 +131,13 @@ fn get_ready<'a>(
         Some((found, arguments)) => (choose_program(found, socket)?, arguments),
         None => (entrypoint::Program::Nothing, arguments),
     };
+    if !has_home {
+        // The "/" of a user without a home is for programs that take one for granted. WASI knows no users: a module gets no
+        // more than there is.
+        let is_module = matches!(target, entrypoint::Program::Handler { .. });
+        let home = home.or_else(|| (!is_module).then(|| "/".to_owned()));
+        environment.extend(home.map(|home| format!("HOME={home}")));
+    }
 
     if first {
         scene::die_with_parent(false)?;
@@ -213,8 +222,9 @@ fn check_directory() -> Result<(), Error> {
     }
 }
 
-/// The program's environment: config.json's, of whose repeated variables the last counts, and what runc adds to it.
-fn environment(program: &Program<'_>, uid: u32) -> Result<Vec<String>, Error> {
+/// The program's environment but for a missing `HOME`: config.json's, of whose repeated variables the last counts, and what
+/// runc adds to it.
+fn environment(program: &Program<'_>) -> Result<Vec<String>, Error> {
     let mut environment: Vec<String> = Vec::new();
     let mut seen = HashSet::new();
     for entry in program.process.env().iter().flatten().rev() {
@@ -229,10 +239,6 @@ fn environment(program: &Program<'_>, uid: u32) -> Result<Vec<String>, Error> {
         }
     }
     environment.reverse();
-    if !environment.iter().any(|e| e.starts_with("HOME=")) {
-        let home = passwd::home(uid).unwrap_or_else(|| "/".to_owned());
-        environment.push(format!("HOME={home}"));
-    }
     if program.listen_fds > 0 {
         // sd_listen_fds(3): the variables are for the process whose pid they name, and ours is 1 in there.
         environment.push(format!("LISTEN_FDS={}", program.listen_fds));
