@@ -86,6 +86,14 @@ pub(crate) fn directory() -> Result<PathBuf> {
 fn build(source: &Path, compile: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     fs::read(source).with_context(|| source.display().to_string())?.hash(&mut hasher);
+    // It includes some of the headers beside it, and of those above them.
+    for dir in source.ancestors().skip(1).take(2) {
+        let mut headers: Vec<_> = fs::read_dir(dir)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+        headers.sort();
+        for header in headers.iter().filter(|p| p.extension().is_some_and(|e| e == "h")) {
+            fs::read(header)?.hash(&mut hasher);
+        }
+    }
     let stem = source.file_stem().context("guest without a name")?.to_string_lossy();
     let dir = directory()?;
     let compiled = dir.join(format!("{stem}-{:016x}.wasm", hasher.finish()));
