@@ -149,6 +149,7 @@ pub mod fdflags {
     pub const NONBLOCK: u16 = 4;
     pub const RSYNC: u16 = 8;
     pub const SYNC: u16 = 16;
+    pub const ALL: u16 = APPEND | DSYNC | NONBLOCK | RSYNC | SYNC;
 }
 
 /// `oflags` of `path_open`.

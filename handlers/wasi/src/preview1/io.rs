@@ -1,7 +1,8 @@
 //! Reading, writing and positions.
 //!
 //! The kernel gets the guest's own buffers. The calls are libc's because rustix wants slices for the buffers, and a
-//! guest's buffers may overlap.
+//! guest's buffers may overlap. Where the number of bytes goes is checked before anything is done: what was read and not told of
+//! would be lost.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -46,6 +47,7 @@ pub fn fd_read(
     list_len: u32,
     nread: u32,
 ) -> Result {
+    memory.range(nread, 4)?;
     let fd = state.descriptors.with(fd, rights::FD_READ)?;
     let buffers = memory.buffers(list, list_len)?;
     // SAFETY: the buffers are the guest's memory.
@@ -62,6 +64,7 @@ pub fn fd_write(
     list_len: u32,
     nwritten: u32,
 ) -> Result {
+    memory.range(nwritten, 4)?;
     let fd = state.descriptors.with(fd, rights::FD_WRITE)?;
     let buffers = memory.buffers(list, list_len)?;
     // SAFETY: the buffers are the guest's memory.
@@ -79,6 +82,7 @@ pub fn fd_pread(
     offset: u64,
     nread: u32,
 ) -> Result {
+    memory.range(nread, 4)?;
     let fd = state.descriptors.with(fd, rights::FD_READ)?;
     let (buffers, offset) = (memory.buffers(list, list_len)?, position(offset)?);
     // SAFETY: the buffers are the guest's memory.
@@ -96,6 +100,7 @@ pub fn fd_pwrite(
     offset: u64,
     nwritten: u32,
 ) -> Result {
+    memory.range(nwritten, 4)?;
     let fd = state.descriptors.with(fd, rights::FD_WRITE)?;
     let (buffers, offset) = (memory.buffers(list, list_len)?, position(offset)?);
     // SAFETY: the buffers are the guest's memory.

@@ -122,6 +122,7 @@ pub fn poll_for<const N: usize>(
     let len = |size: u32| count.checked_mul(size).ok_or(Errno::Fault);
     memory.range(subscriptions, len(N as u32)?)?;
     memory.range(events, len(32)?)?;
+    memory.range(stored, 4)?;
     let wanted: Vec<Subscription> = (0..count)
         .map(|it| parse(&memory.array::<N>(subscriptions + it * N as u32)?))
         .collect::<Result<_>>()?;

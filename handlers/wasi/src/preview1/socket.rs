@@ -14,6 +14,9 @@ use crate::{
 
 /// accept4(2).
 pub fn sock_accept(state: &mut State, memory: Memory<'_>, fd: u32, flags: u32, accepted: u32) -> Result {
+    if flags & !u32::from(fdflags::ALL) != 0 {
+        return Err(Errno::Inval);
+    }
     let listener = state.descriptors.get(fd)?;
     let filetype = listener.filetype;
     // A connection that the guest could not be told of would be lost.
@@ -39,6 +42,7 @@ pub fn sock_recv(
     nread: u32,
     out_flags: u32,
 ) -> Result {
+    Received::fits(memory, nread, out_flags)?;
     let fd = state.descriptors.with(fd, rights::FD_READ)?;
     let mut buffers = memory.buffers(list, list_len)?;
     receive(fd, &mut message(&mut buffers), flags)?.write(memory, nread, out_flags)
@@ -51,6 +55,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// Whether the guest can be told: what is received and not told is lost.
+    pub fn fits(memory: Memory<'_>, nread: u32, out_flags: u32) -> Result {
+        memory.range(nread, 4)?;
+        memory.range(out_flags, 2).map(drop)
+    }
+
     /// Tells the guest.
     pub fn write(&self, memory: Memory<'_>, nread: u32, out_flags: u32) -> Result {
         const DATA_TRUNCATED: u16 = 1;
@@ -92,6 +102,7 @@ pub fn sock_send(
     if flags != 0 {
         return Err(Errno::Inval);
     }
+    memory.range(nwritten, 4)?;
     let fd = state.descriptors.with(fd, rights::FD_WRITE)?;
     let mut buffers = memory.buffers(list, list_len)?;
     memory.write_u32(nwritten, send(fd, &message(&mut buffers))?)

@@ -30,6 +30,7 @@ pub fn sock_send_to(
     if flags != 0 {
         return Err(Errno::Inval);
     }
+    memory.range(nwritten, 4)?;
     let address: SocketAddrAny = match Place::new(memory, address)?.read(memory, port)? {
         Address::Inet(address) => address.into(),
         Address::Unix(path) => unix::locate(state, &path, true)?.into(),

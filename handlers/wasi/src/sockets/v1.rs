@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     memory::Memory,
-    preview1,
+    preview1::{self, socket::Received},
     state::State,
     types::{Errno, Result},
 };
@@ -32,6 +32,7 @@ pub fn sock_recv_from(
     nread: u32,
     out_flags: u32,
 ) -> Result {
+    Received::fits(memory, nread, out_flags)?;
     let place = Place::any(memory, address)?;
     let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
     place.write_octets(memory, &sender)?;

@@ -7,7 +7,7 @@ use super::{
     address::{Address, Place},
     message::receive_from,
 };
-use crate::{memory::Memory, state::State, types::Result};
+use crate::{memory::Memory, preview1::socket::Received, state::State, types::Result};
 
 pub use self::{
     sock_getlocaladdr as sock_getlocaladdr_v2, sock_getpeeraddr as sock_getpeeraddr_v2,
@@ -35,6 +35,7 @@ pub fn sock_recv_from(
     out_flags: u32,
 ) -> Result {
     memory.range(port, 4)?;
+    Received::fits(memory, nread, out_flags)?;
     let place = Place::storage(memory, address)?;
     let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
     place.write(memory, &sender)?;
