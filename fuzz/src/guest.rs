@@ -15,7 +15,7 @@ use coracle_wasi::resolve::{Confinement, open_preopen};
 use coracle_wasi::sockets::{self, v1, v2};
 use coracle_wasi::state::State;
 use coracle_wasi::types::filetype;
-use coracle_wasi::{preview1, unstable};
+use coracle_wasi::{httpsreq, preview1, rustls, unstable};
 
 use crate::sandbox;
 
@@ -155,8 +155,8 @@ impl Guest {
     fn call(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let number = input.int_in_range(0..=coracle_abi::IMPORTS.len() - 1)?;
         let import = &coracle_abi::IMPORTS[number];
-        // These two end the process, as they should.
-        if matches!(import.name, "proc_exit" | "proc_raise") {
+        // These end the process, as they should.
+        if matches!(import.name, "proc_exit" | "proc_raise") || import.module == "wasmedge_httpsreq" {
             return Ok(());
         }
         let names = parameters(import);
@@ -210,7 +210,7 @@ impl Guest {
             "iovs" => self.address(input, BUFFERS)?,
             "subscriptions" => self.address(input, SUBSCRIPTIONS)?,
             "iovs_len" | "count" if input.ratio(7, 8)? => input.int_in_range(0..=8)?,
-            "family" | "socket_type" | "level" => input.int_in_range(0..=3)?,
+            "family" | "socket_type" | "level" | "codec" | "config" => input.int_in_range(0..=3)?,
             "name" if function.ends_with("sockopt") => input.int_in_range(0..=15)?,
             "lookup" | "oflags" | "flags" | "advice" | "whence" | "how" | "id" => {
                 input.int_in_range(0..=31)?
