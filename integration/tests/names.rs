@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use coracle_integration::{Container, Host, c, eventually};
+use coracle_integration::{Container, Host, c, eventually, package};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
@@ -255,5 +255,30 @@ fn waiting_for_a_name_ends_by_a_signal() -> Result<()> {
     container.kill("TERM")?;
     assert_eq!(container.wait_exit()?, 143);
     assert!(start.elapsed() < Duration::from_secs(1));
+    Ok(())
+}
+
+/// The names as the published crates ask for them; the newer also asks the server itself.
+#[test]
+fn published_crates() -> Result<()> {
+    let host = Host::new()?;
+    let container = sleeping(&host)?;
+    let server = NameServer::start(&container)?;
+    write(&container, "hosts", "192.0.2.7 db\n")?;
+    for name in ["sockets-old", "sockets-new"] {
+        container.install(&package(name)?, "crate.wasm")?;
+        let done =
+            container.exec(&["/crate.wasm", "names", "db", "web.test", "large.test", "nosuch.test"])?.ok()?;
+        let lines: Vec<_> = done.stdout.lines().collect();
+        assert_eq!(lines[..2], ["db: [192.0.2.7:80]", "web.test: [192.0.2.1:80]"]);
+        // The crate has room for ten.
+        assert_eq!(lines[2].matches("192.0.2.1:80").count(), 10);
+        assert!(lines[3].contains("84"), "{done}");
+    }
+    let asked = server.asked.load(Ordering::Relaxed);
+    let own = ["--env", "DNS_SERVER=127.0.0.1:53"];
+    let done = container.exec_with(&own, &["/crate.wasm", "names", "web.test"])?.ok()?;
+    assert!(done.stdout.contains("192.0.2.1"), "{done}");
+    assert_eq!(server.asked.load(Ordering::Relaxed), asked, "over TCP");
     Ok(())
 }
