@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use coracle_integration::{Container, Host, c, eventually, package};
+use coracle_integration::{Container, Engine, Host, Run, c, eventually, package};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
@@ -281,4 +281,16 @@ fn published_crates() -> Result<()> {
     assert!(done.stdout.contains("192.0.2.1"), "{done}");
     assert_eq!(server.asked.load(Ordering::Relaxed), asked, "over TCP");
     Ok(())
+}
+
+/// What podman writes into a container counts, for whoever the guest runs as.
+#[test]
+fn hosts_by_podman() -> Result<()> {
+    let engine = Engine::new()?;
+    engine.wasm_image("lookup", &c("sockets/lookup")?)?;
+    let confined = ["--user", "1000:1000", "--read-only", "--cap-drop", "all", "--add-host", "db:192.0.2.7"];
+    let run = |args: &[&str]| engine.run(&[&confined[..], &["lookup"], args].concat()).finish()?.ok();
+    assert_eq!(run(&["db", "80", INET4, CANONNAME, "2"])?.stdout, "stream 1 80 192.0.2.7 db\n");
+    assert_eq!(run(&["nosuch.test", "80"])?.stdout, "error 78\n");
+    engine.is_clean()
 }

@@ -226,7 +226,83 @@ static void limits(void) {
     for (int i = 0; i < count; i++) WASI(__wasi_fd_close(all[i]), 0);
 }
 
+/* The list that names are looked up for: wherever it leads, no further than the memory. */
+static void lists(void) {
+    static uint8_t data[2][26];
+    static sockaddr addresses[2] = {{.data = data[0]}, {.data = data[1]}};
+    static addrinfo records[2];
+    addrinfo hints = {.family = INET4, .socktype = STREAM}, *list = records, *nowhere = NULL;
+    uintptr_t end = __builtin_wasm_memory_size(0) << 16;
+    uint32_t found = 9;
+#define LOOK_UP(list, max) sock_getaddrinfo("127.0.0.1", 9, "80", 2, &hints, list, max, &found)
+    records[0] = (addrinfo){.addr = &addresses[0], .next = &records[1]};
+    records[1] = (addrinfo){.addr = &addresses[1]};
+    WASI(LOOK_UP(&list, 2), 0);
+    CHECK(found == 1 && data[0][1] == 80 && data[0][2] == 127 && addresses[1].family == 0);
+    hints.socktype = ANY;
+    WASI(LOOK_UP(&list, 2), 0);
+    CHECK(found == 2 && records[0].socktype == STREAM && records[1].socktype == DGRAM);
+    /* In a circle, to itself, to nothing, and with fewer records than are promised. */
+    records[0].next = &records[0];
+    WASI(LOOK_UP(&list, 1000), 0);
+    CHECK(found == 2);
+    records[0].next = NULL;
+    WASI(LOOK_UP(&list, -1), 0);
+    CHECK(found == 1);
+    WASI(LOOK_UP(&nowhere, 2), 0);
+    CHECK(found == 0);
+    WASI(LOOK_UP(&list, 0), 82);
+
+    uintptr_t places[] = {end, end - 1, 0xfffffff0, 0xffffffff};
+    for (int i = 0; i < 4; i++) {
+        void *bad = (void *)places[i];
+        addrinfo *bad_list = bad;
+        sockaddr bad_data = {.data = bad};
+        WASI(sock_getaddrinfo(bad, 9, "80", 2, &hints, &list, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 0xffffffff, "80", 2, &hints, &list, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 9, bad, 2, &hints, &list, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 9, "80", 0xffffffff, &hints, &list, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 9, "80", 2, bad, &list, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 9, "80", 2, &hints, bad, 2, &found), __WASI_ERRNO_FAULT);
+        WASI(sock_getaddrinfo("127.0.0.1", 9, "80", 2, &hints, &list, 2, bad), __WASI_ERRNO_FAULT);
+        WASI(LOOK_UP(&bad_list, 2), __WASI_ERRNO_FAULT);
+        records[0].addr = bad;
+        WASI(LOOK_UP(&list, 2), __WASI_ERRNO_FAULT);
+        records[0].addr = &bad_data;
+        WASI(LOOK_UP(&list, 2), __WASI_ERRNO_FAULT);
+        records[0].addr = &addresses[0];
+        records[0].next = bad;
+        WASI(LOOK_UP(&list, 2), __WASI_ERRNO_FAULT);
+        records[0].next = NULL;
+        hints.flags = 2;
+        records[0].canonname = bad;
+        records[0].canonname_len = 10;
+        WASI(LOOK_UP(&list, 2), __WASI_ERRNO_FAULT);
+        hints.flags = 0;
+    }
+    /* Hints that make no sense, in WasmEdge's numbers; names that are none. */
+    hints.flags = 0x80;
+    WASI(LOOK_UP(&list, 2), 79);
+    hints = (addrinfo){.family = UNIX};
+    WASI(LOOK_UP(&list, 2), 81);
+    hints = (addrinfo){.family = INET6};
+    WASI(LOOK_UP(&list, 2), 77);
+    hints = (addrinfo){.socktype = 3};
+    WASI(LOOK_UP(&list, 2), 86);
+    hints = (addrinfo){.socktype = STREAM, .protocol = 2};
+    WASI(LOOK_UP(&list, 2), 86);
+    hints = (addrinfo){0};
+    static char longest[70000];
+    memset(longest, 'a', sizeof longest);
+    WASI(sock_getaddrinfo(longest, sizeof longest, "80", 2, &hints, &list, 2, &found), 84);
+    WASI(sock_getaddrinfo("a\0b", 3, "80", 2, &hints, &list, 2, &found), 84);
+    WASI(sock_getaddrinfo("\xff", 1, "80", 2, &hints, &list, 2, &found), 84);
+    WASI(sock_getaddrinfo("a", 1, longest, sizeof longest, &hints, &list, 2, &found), 85);
+    WASI(sock_getaddrinfo("\0\0", 2, "\0", 1, &hints, &list, 2, &found), 84);
+}
+
 int main(void) {
+    lists();
     descriptors();
     numbers();
     pointers();
