@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    event::epoll::EventFlags,
+    event::{PollFlags, epoll::EventFlags},
     fs::{FileType, OFlags, Stat, fcntl_getfl, fstat},
     net::{SocketType, sockopt},
     termios::isatty,
@@ -45,6 +45,8 @@ pub struct Descriptor {
     pub confinement: Confinement,
     /// Its name, if it was open from the start.
     pub preopen: Option<Preopen>,
+    /// What `poll_oneoff` last said of it, until the guest uses it.
+    pub told: Cell<PollFlags>,
     /// What `epoll_oneoff` has the kernel watch it for.
     pub watched: Cell<EventFlags>,
     /// Where the kernel stands after each entry of a directory that was listed: see `fd_readdir`.
@@ -103,6 +105,7 @@ impl Descriptor {
             inheriting,
             confinement,
             preopen: None,
+            told: Cell::new(PollFlags::empty()),
             watched: Cell::new(EventFlags::empty()),
             positions: Vec::new(),
         }
@@ -117,6 +120,7 @@ impl Descriptor {
             inheriting: 0,
             confinement: Confinement::Beneath,
             preopen: None,
+            told: Cell::new(PollFlags::empty()),
             watched: Cell::new(EventFlags::empty()),
             positions: Vec::new(),
         }
@@ -130,6 +134,11 @@ pub struct Descriptors(Vec<Option<Descriptor>>);
 impl Descriptors {
     /// The descriptor, if the guest has it.
     pub fn get(&self, fd: u32) -> Result<&Descriptor> {
+        self.peek(fd).inspect(|it| it.told.set(PollFlags::empty()))
+    }
+
+    /// [`Self::get`] for those who ask about it, and do not use it.
+    pub fn peek(&self, fd: u32) -> Result<&Descriptor> {
         self.0.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::BadF)
     }
 

@@ -30,6 +30,7 @@ mod clock;
 pub(crate) mod descriptor;
 pub(crate) mod io;
 pub(crate) mod path;
+pub(crate) mod patience;
 pub(crate) mod poll;
 mod process;
 mod readdir;

@@ -2,7 +2,7 @@
 
 use std::{ffi::CStr, mem::ManuallyDrop, os::fd::OwnedFd};
 
-use crate::{descriptors::Descriptors, tls::Tls};
+use crate::{descriptors::Descriptors, preview1::patience::Patience, tls::Tls};
 
 /// The guest's arguments, environment and descriptors.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub struct State {
     /// Its descriptors. Those that it leaves open are closed by the end of the process, not before: standard error
     /// must be there to say why it ended.
     pub descriptors: ManuallyDrop<Descriptors>,
+    /// How much of it there is left for a guest that asks and does nothing.
+    pub patience: Patience,
     /// Where the kernel keeps what `epoll_oneoff` watches; none before the first call.
     pub epoll: Option<OwnedFd>,
     /// Its connections over TLS.

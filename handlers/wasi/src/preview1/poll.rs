@@ -171,10 +171,13 @@ impl<'a> Sorted<'a> {
                     let at = if absolute { timeout } else { now(clock).saturating_add(timeout) };
                     sorted.deadlines.push(Deadline { index, clock, at });
                 }),
-                Wait::Read(fd) | Wait::Write(fd) => state
-                    .descriptors
-                    .entry(fd, rights::POLL_FD_READWRITE)
-                    .map(|descriptor| sorted.files.push((index, descriptor))),
+                Wait::Read(fd) | Wait::Write(fd) => state.descriptors.peek(fd).and_then(|descriptor| {
+                    if descriptor.rights & rights::POLL_FD_READWRITE == 0 {
+                        return Err(Errno::NotCapable);
+                    }
+                    sorted.files.push((index, descriptor));
+                    Ok(())
+                }),
             };
             if let Err(errno) = known {
                 sorted.happened.push(Event::failed(subscription, errno));
@@ -227,10 +230,31 @@ pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
         })
         .collect();
     loop {
-        pause(&mut polled, &sorted.deadlines, sorted.happened.is_empty())?;
-        for (poll, group) in polled.iter().zip(groups()) {
+        pause(&mut polled, &sorted.deadlines, if sorted.happened.is_empty() { None } else { Some(0) })?;
+        let mut answers: Vec<_> = polled.iter().map(PollFd::revents).collect();
+        let told = || groups().map(|group| group[0].1.told.get());
+        let new = answers.iter().zip(told()).any(|(answer, told)| !told.contains(*answer));
+        let anything = answers.iter().any(|answer| !answer.is_empty());
+        if let Some(delay) = state.patience.with(new || !anything || !sorted.happened.is_empty()) {
+            // Only what was not told, of files of which the kernel would not tell it unasked.
+            let unasked = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+            let quiet = groups().zip(told()).enumerate().filter(|(_, (_, told))| !told.intersects(unasked));
+            let (places, mut quiet): (Vec<_>, Vec<_>) = quiet
+                .map(|(place, (group, told))| {
+                    let interest =
+                        group.iter().map(|&(index, _)| sorted.interest(index)).collect::<PollFlags>();
+                    (place, PollFd::from_borrowed_fd(group[0].1.fd.as_fd(), interest - told))
+                })
+                .unzip();
+            pause(&mut quiet, &sorted.deadlines, Some(delay))?;
+            for (place, poll) in places.into_iter().zip(quiet) {
+                answers[place] |= poll.revents();
+            }
+        }
+        for (answer, group) in answers.into_iter().zip(groups()) {
             for &(index, descriptor) in group {
-                sorted.file(index, descriptor, poll.revents());
+                sorted.file(index, descriptor, answer);
+                descriptor.told.set(answer);
             }
         }
         if let Some(happened) = sorted.clocks() {
@@ -239,9 +263,9 @@ pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
     }
 }
 
-/// Waits for the files, but not beyond the first deadline; may return early.
-pub fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> Result {
-    if let ([], [only], true) = (&*polled, deadlines, wait) {
+/// Waits for the files, but not beyond the first deadline, nor longer than `limit` nanoseconds; may return early.
+pub fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], limit: Option<u64>) -> Result {
+    if let ([], [only], None) = (&*polled, deadlines, limit) {
         // Follows the clock when it is set, which a duration could not. Also the most frequent case: sleep(3).
         let at = Timespec { tv_sec: (only.at / 1_000_000_000) as _, tv_nsec: (only.at % 1_000_000_000) as _ };
         return match clock_nanosleep_absolute(only.clock, &at) {
@@ -249,8 +273,7 @@ pub fn pause(polled: &mut [PollFd<'_>], deadlines: &[Deadline], wait: bool) -> R
             Err(errno) => Err(errno.into()),
         };
     }
-    let left = deadlines.iter().map(|it| it.at.saturating_sub(now(it.clock))).min();
-    let left = if wait { left } else { Some(0) };
+    let left = deadlines.iter().map(|it| it.at.saturating_sub(now(it.clock))).chain(limit).min();
     let timeout =
         left.map(|it| Timespec { tv_sec: (it / 1_000_000_000) as _, tv_nsec: (it % 1_000_000_000) as _ });
     match poll(polled, timeout.as_ref()) {
@@ -291,7 +314,10 @@ fn readable(descriptor: &Descriptor) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::ManuallyDrop;
+    use std::{
+        mem::ManuallyDrop,
+        time::{Duration, Instant},
+    };
 
     use rustix::{
         net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -361,6 +387,33 @@ mod tests {
         assert_eq!(fired(&state, &all), [(2, None), (4, None)]);
         rustix::io::write(&there, b"x").expect("a socket");
         assert_eq!(fired(&state, &all), [(0, None), (2, None), (3, None), (4, None)]);
+    }
+
+    #[test]
+    fn what_is_told_in_vain_is_told_more_slowly() {
+        let state = with_pipe();
+        let (reader, writer) = pipe().expect("a pipe");
+        let write = |state: &State| {
+            let start = Instant::now();
+            assert_eq!(fired(state, &[Wait::Read(3), Wait::Write(4)]).last(), Some(&(1, None)));
+            start.elapsed()
+        };
+        let all: Duration = (0..12).map(|_| write(&state)).sum();
+        assert!(all > Duration::from_millis(1 + 2 + 4 + 8 + 16 + 32), "{all:?}");
+        // A clock is not, nor what is new; and who does something is told at once again.
+        let start = Instant::now();
+        assert_eq!(fired(&state, &[Wait::Write(4), after(MS)]), [(0, None), (1, None)]);
+        assert!(start.elapsed() < Duration::from_millis(60));
+        rustix::io::write(&writer, b"x").expect("a pipe");
+        let mut state = state;
+        let new = state.descriptors.insert(Descriptor::new(reader).expect("a descriptor")).expect("a number");
+        let start = Instant::now();
+        assert_eq!(fired(&state, &[Wait::Write(4), Wait::Read(new)]), [(0, None), (1, None)]);
+        assert!(start.elapsed() < Duration::from_millis(60));
+        for _ in 0..12 {
+            state.descriptors.with(4, rights::FD_WRITE).expect("open");
+            assert!(write(&state) < Duration::from_millis(60));
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
         pause(
             &mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)],
             &sorted.deadlines,
-            sorted.happened.is_empty(),
+            if sorted.happened.is_empty() { None } else { Some(0) },
         )?;
         for (fd, answer) in news(epoll)? {
             for &(index, descriptor) in files.iter().filter(|(_, it)| it.fd.as_raw_fd() == fd) {
