@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub use_tcp: bool,
     /// Say that answers may be larger than 512 bytes.
     pub edns: bool,
+    /// One question at a time, for servers that drop the second.
+    pub one_by_one: bool,
     /// Ask for no IPv6 addresses.
     pub no_aaaa: bool,
 }
@@ -71,6 +73,7 @@ impl Config {
             rotate: parsed.rotate,
             use_tcp: parsed.use_vc,
             edns: parsed.edns0,
+            one_by_one: parsed.single_request || parsed.single_request_reopen,
             no_aaaa: parsed.no_aaaa,
         })
     }

@@ -96,7 +96,10 @@ fn look_up(config: &Config, name: &str, families: Families) -> Result<Outcome, E
             let queries =
                 ids.iter().zip(&open).map(|(&id, &record)| Query::new(id, name, record, edns)).collect();
             let Some(queries): Option<Vec<_>> = queries else { return Ok(Outcome::NoName) };
-            let replies = exchange::ask(server, &queries, config.timeout, config.use_tcp);
+            let at_once = if config.one_by_one { 1 } else { queries.len() };
+            let replies = queries
+                .chunks(at_once)
+                .flat_map(|it| exchange::ask(server, it, config.timeout, config.use_tcp));
             let mut left = Vec::new();
             for (record, reply) in open.into_iter().zip(replies) {
                 match reply {

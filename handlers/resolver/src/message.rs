@@ -134,3 +134,41 @@ impl<'a> Query<'a> {
         if is_referral { Reply::Failed } else { Reply::NoData }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer in which a few bytes are any others: read, or not, and nothing worse.
+    #[test]
+    fn any_bytes_can_be_read() {
+        let query = Query::new(1, "a.example", TYPE::A, false).expect("a query");
+        let mut answer = query.bytes.clone();
+        answer[2..4].copy_from_slice(&[0x85, 0x80]);
+        answer[7] = 3;
+        let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x04\x01b\xc0\x0e";
+        let address = b"\xc0\x27\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+        answer.extend([alias.as_slice(), address, address].concat());
+        let Some(Reply::Found { canonical_name, addresses }) = query.read(&answer) else {
+            panic!("{:?}", query.read(&answer))
+        };
+        assert_eq!((canonical_name.as_str(), addresses.len()), ("b.example", 2));
+
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        let mut found = 0;
+        for _ in 0..20_000 {
+            let mut bytes = answer.clone();
+            for _ in 0..=random(3) {
+                let at = 2 + random(bytes.len() - 2);
+                bytes[at] = random(256) as u8;
+            }
+            bytes.truncate(bytes.len() - random(8));
+            found += usize::from(matches!(query.read(&bytes), Some(Reply::Found { .. })));
+        }
+        assert!((100..19_000).contains(&found), "{found} of them were answers");
+    }
+}

@@ -316,6 +316,19 @@ fn half_an_answer_is_better_than_none() {
     assert!(start.elapsed() < Duration::from_millis(900));
 }
 
+/// A server that answers the first question from a port, and no other, as some boxes do.
+#[test]
+fn one_question_at_a_time() {
+    let mut last = None;
+    let servers = Servers::start([handler(move |asked| {
+        let again = last.replace(asked.peer) == Some(asked.peer);
+        if again { vec![] } else { asked.addresses(&BOTH).send() }
+    })]);
+    assert_eq!(addresses(&servers, ONE, "a.example").expect("one").len(), 1);
+    let config = format!("{ONE}options single-request-reopen\n");
+    assert_eq!(addresses(&servers, &config, "a.example").expect("addresses"), BOTH);
+}
+
 #[test]
 fn lies_are_passed_over() {
     let liar = handler(|asked| {
