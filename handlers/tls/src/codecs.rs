@@ -161,7 +161,7 @@ mod tests {
     use std::{io::ErrorKind, net::TcpStream};
 
     use super::*;
-    use crate::testing::{Authority, Stream, close, head, serve};
+    use crate::testing::{Authority, Stream, client, close, head, serve};
 
     /// A guest: a codec and a socket, and what the guest's library does with them.
     struct Guest {
@@ -177,8 +177,9 @@ mod tests {
             until: i32,
             act: impl FnOnce(&mut Stream) + Send + 'static,
         ) -> Self {
-            let socket = TcpStream::connect(serve(authority.server("server.test", until), act)).unwrap();
-            let mut codecs = Codecs::new(authority.client());
+            let socket =
+                TcpStream::connect(serve(authority.server(&["server.test"], until).unwrap(), act)).unwrap();
+            let mut codecs = Codecs::new(client(authority));
             let codec = codecs.open(0, name.as_bytes()).unwrap();
             Self { codecs, codec, socket }
         }
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out() {
-        let authority = Authority::new();
+        let authority = Authority::new().unwrap();
         let mut guest = Guest::connect(&authority, "server.test", 2100, |stream| {
             assert_eq!(head(stream), "question\r\n\r\n");
             stream.write_all(&[b'x'; 100_000]).unwrap();
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_cut_off_is_an_error() {
-        let authority = Authority::new();
+        let authority = Authority::new().unwrap();
         let mut guest = Guest::connect(&authority, "server.test", 2100, |stream| {
             stream.write_all(b"half").unwrap();
         });
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_certificate_must_be_good() {
-        let authority = Authority::new();
+        let authority = Authority::new().unwrap();
         let refused = |name: &str, until: i32| {
             let mut guest = Guest::connect(&authority, name, until, |stream| {
                 assert_eq!(head(stream), "", "the guest went on");
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_no_tls_has_a_number() {
-        let mut codecs = Codecs::new(Authority::new().client());
+        let mut codecs = Codecs::new(client(&Authority::new().unwrap()));
         let codec = codecs.open(0, b"server.test").unwrap();
         codecs.read_tls(codec, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
         assert_eq!(codecs.process(codec).unwrap_err().number(), -4);
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn numbers_are_used_again() {
-        let mut codecs = Codecs::new(Authority::new().client());
+        let mut codecs = Codecs::new(client(&Authority::new().unwrap()));
         assert_eq!([0, 1, 2].map(|_| codecs.open(0, b"server.test").unwrap()), [0, 1, 2]);
         codecs.delete(1);
         codecs.delete(1);
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error() {
-        let mut codecs = Codecs::new(Authority::new().client());
+        let mut codecs = Codecs::new(client(&Authority::new().unwrap()));
         for (config, name) in [(1, "server.test"), (u32::MAX, "server.test"), (0, ""), (0, "a b"), (0, "é")]
         {
             assert_eq!(codecs.open(config, name.as_bytes()).unwrap_err().number(), -1, "{name}");

@@ -184,15 +184,15 @@ mod tests {
     use std::{net::Ipv4Addr, sync::mpsc};
 
     use super::*;
-    use crate::testing::{Authority, Stream, close, head, serve};
+    use crate::testing::{Authority, Stream, client, close, head, serve};
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n";
 
     /// The reply of a server with a good certificate.
     fn reply(request: &[u8], act: impl FnOnce(&mut Stream) + Send + 'static) -> Result<Vec<u8>, String> {
-        let authority = Authority::new();
-        let address = serve(authority.server("server.test", 2100), act);
-        ask(authority.client(), "server.test", request, &[address])
+        let authority = Authority::new().unwrap();
+        let address = serve(authority.server(&["server.test"], 2100).unwrap(), act);
+        ask(client(&authority), "server.test", request, &[address])
     }
 
     fn ask(
@@ -282,59 +282,59 @@ mod tests {
 
     #[test]
     fn the_certificate_must_be_good() {
-        let authority = Authority::new();
-        let refused = |client: Arc<ClientConfig>, host: &str, until: i32| {
-            let address = serve(authority.server("server.test", until), |stream| {
+        let authority = Authority::new().unwrap();
+        let refused = |config: Arc<ClientConfig>, host: &str, until: i32| {
+            let address = serve(authority.server(&["server.test"], until).unwrap(), |stream| {
                 assert_eq!(head(stream), "", "a request was sent");
             });
-            ask(client, host, GET, &[address]).expect_err("refused")
+            ask(config, host, GET, &[address]).expect_err("refused")
         };
-        let expired = refused(authority.client(), "server.test", 2001);
+        let expired = refused(client(&authority), "server.test", 2001);
         assert!(expired.contains("expired"), "{expired}");
-        let other = refused(authority.client(), "other.test", 2100);
+        let other = refused(client(&authority), "other.test", 2100);
         assert!(other.contains("not valid for name"), "{other}");
-        let unknown = refused(Authority::new().client(), "server.test", 2100);
+        let unknown = refused(client(&Authority::new().unwrap()), "server.test", 2100);
         assert!(unknown.contains("UnknownIssuer"), "{unknown}");
     }
 
     #[test]
     fn an_address_is_a_name_too() {
-        let authority = Authority::new();
-        let address = serve(authority.server("127.0.0.1", 2100), |stream| {
+        let authority = Authority::new().unwrap();
+        let address = serve(authority.server(&["127.0.0.1"], 2100).unwrap(), |stream| {
             head(stream);
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
-        assert!(ask(authority.client(), "127.0.0.1", GET, &[address]).is_ok());
+        assert!(ask(client(&authority), "127.0.0.1", GET, &[address]).is_ok());
     }
 
     #[test]
     fn addresses_are_tried_in_turn() {
-        let authority = Authority::new();
-        let address = serve(authority.server("server.test", 2100), |stream| {
+        let authority = Authority::new().unwrap();
+        let address = serve(authority.server(&["server.test"], 2100).unwrap(), |stream| {
             head(stream);
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
         // Nobody listens there: the port is taken, and has no listener.
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let refusing = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 77), taken.port()));
-        assert!(ask(authority.client(), "server.test", GET, &[refusing, address]).is_ok());
-        let refused = ask(authority.client(), "server.test", GET, &[refusing]).expect_err("refused");
+        assert!(ask(client(&authority), "server.test", GET, &[refusing, address]).is_ok());
+        let refused = ask(client(&authority), "server.test", GET, &[refusing]).expect_err("refused");
         assert!(refused.contains("refused"), "{refused}");
     }
 
     #[test]
     fn what_is_no_tls_is_an_error() {
-        let authority = Authority::new();
-        let address = serve(authority.server("server.test", 2100), |stream| {
+        let authority = Authority::new().unwrap();
+        let address = serve(authority.server(&["server.test"], 2100).unwrap(), |stream| {
             stream.sock.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
             let _ = stream.sock.read(&mut [0; 4096]);
         });
-        assert!(ask(authority.client(), "server.test", GET, &[address]).is_err());
+        assert!(ask(client(&authority), "server.test", GET, &[address]).is_err());
     }
 
     #[test]
     fn what_is_no_name_or_port_is_refused() {
-        let config = Authority::new().client();
+        let config = client(&Authority::new().unwrap());
         let ask = |host: &[u8], port: u32| {
             let none = |_: &str, _: u16| -> Result<Vec<SocketAddr>, String> { Ok(vec![]) };
             send(config.clone(), host, port, GET, none).expect_err("nothing to connect to")

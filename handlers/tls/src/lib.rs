@@ -7,6 +7,8 @@
 //! Whom both trust is what the container says, in its bundle of CA certificates ([`trust`]), and nobody if it has none.
 //! Nothing here knows of an engine or of the guest's memory; files are read and names resolved by the caller.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod authority;
 mod codecs;
 mod errors;
 pub mod httpsreq;

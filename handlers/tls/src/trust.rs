@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_first_bundle_of_the_usual_places_counts() {
-        let [a, b, c] = [(); 3].map(|()| Authority::new().pem());
+        let [a, b, c] = [(); 3].map(|()| Authority::new().unwrap().pem());
         let text = format!("# two\n{a}\nnoise\n{b}");
         let tree = Tree::new([("/etc/ssl/cert.pem", &c), ("/etc/pki/tls/certs/ca-bundle.crt", &text)]);
         assert_eq!(trusted(&[], &tree), Ok(2));
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_useless_bundle_is_passed_over() {
-        let pem = Authority::new().pem();
+        let pem = Authority::new().unwrap().pem();
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let tree = Tree::new([("/etc/ssl/certs/ca-certificates.crt", broken), ("/etc/ssl/cert.pem", &pem)]);
         assert_eq!(trusted(&[], &tree), Ok(1));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_directory_counts_when_there_is_no_bundle() {
-        let pem = Authority::new().pem();
+        let pem = Authority::new().unwrap().pem();
         let tree = Tree::new([
             ("/etc/ssl/certs/0a1b2c3d.0", &pem),
             ("/etc/ssl/certs/Root.pem", &pem),
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_the_variables_name_counts_alone() {
-        let [a, b, c] = [(); 3].map(|()| Authority::new().pem());
+        let [a, b, c] = [(); 3].map(|()| Authority::new().unwrap().pem());
         let tree =
             Tree::new([("/etc/ssl/cert.pem", &a), ("/own.pem", &b), ("/x/1.pem", &b), ("/y/2.pem", &c)]);
         assert_eq!(trusted(&[("SSL_CERT_FILE", "/own.pem")], &tree), Ok(1));
