@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use coracle_integration::{Container, Host, c, eventually, package};
+use coracle_integration::{Container, Host, Run, c, eventually, package};
 use serde_json::json;
 
 fn guest<'h>(host: &'h Host, name: &str) -> Result<Container<'h>> {
@@ -111,6 +111,36 @@ fn waiting_ends_by_a_signal() -> Result<()> {
         container.kill("TERM")?;
         assert_eq!(container.wait_exit()?, 143, "{what}: {:?}", container.stdout());
         assert!(start.elapsed() < Duration::from_secs(2), "{what}: {:?}", start.elapsed());
+    }
+    host.is_clean()
+}
+
+/// A stop and a pause are nothing that a guest would hear of; but who waits for all of something then gets what there is.
+#[test]
+fn waiting_goes_on_after_a_stop() -> Result<()> {
+    let host = Host::new()?;
+    let all =
+        ["accept", "recv", "limited", "recv_from", "send", "connect", "limited connect", "poll", "epoll"];
+    for what in all {
+        let mut container = host.empty_container(&["/main.wasm", what])?;
+        container.install(&c("sockets/block")?, "main.wasm")?;
+        container.create()?.start()?;
+        container.expect("waiting")?;
+        let is =
+            |state: char| eventually(what, || Ok(container.proc("stat")?.contains(&format!(") {state} "))));
+        for _ in 0..3 {
+            is('S')?;
+            container.kill("STOP")?;
+            is('T')?;
+            container.kill("CONT")?;
+            is('S')?;
+            container.verb("pause").finish()?.ok()?;
+            container.verb("resume").finish()?.ok()?;
+        }
+        is('S')?;
+        assert_eq!(container.stdout()?, "waiting\n", "{what}");
+        container.kill("KILL")?;
+        assert_eq!(container.wait_exit()?, 137, "{what}");
     }
     host.is_clean()
 }

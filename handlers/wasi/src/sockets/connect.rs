@@ -1,6 +1,9 @@
 //! From no socket to one that is connected or listens.
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt};
+use rustix::{
+    io::retry_on_intr,
+    net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt},
+};
 
 use super::{
     address::{Address, Place},
@@ -51,8 +54,11 @@ pub fn sock_connect(state: &mut State, memory: Memory<'_>, fd: u32, address: u32
     let address = Place::new(memory, address)?.read(memory, port)?;
     let socket = &state.descriptors.get(fd)?.fd;
     match address {
-        Address::Inet(address) => Ok(connect(socket, &address)?),
-        Address::Unix(path) => Ok(connect(socket, &unix::locate(state, &path, true)?)?),
+        Address::Inet(address) => Ok(retry_on_intr(|| connect(socket, &address))?),
+        Address::Unix(path) => {
+            let address = unix::locate(state, &path, true)?;
+            Ok(retry_on_intr(|| connect(socket, &address))?)
+        }
     }
 }
 

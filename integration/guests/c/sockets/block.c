@@ -22,6 +22,13 @@ int main(int argc, char **argv) {
     fflush(stdout);
     if (!strcmp(what, "accept")) accept_v1(listener, &client);
     if (!strcmp(what, "recv")) sock_recv(server, &part, 1, 0, &n, &flags);
+    /* With a limit, the kernel does not go on by itself after a stop (signal(7)). */
+    if (!strcmp(what, "limited")) {
+        int64_t limit[2] = {1000, 0};
+        WASI(sock_setsockopt(server, 0, RCVTIMEO, limit, sizeof limit), 0);
+        WASI(sock_setsockopt(listener, 0, RCVTIMEO, limit, sizeof limit), 0);
+        sock_recv(server, &part, 1, 0, &n, &flags);
+    }
     if (!strcmp(what, "waitall")) {
         say(client, "x");
         sock_recv(server, &part, 1, WAITALL, &n, &flags);
@@ -32,6 +39,15 @@ int main(int argc, char **argv) {
     /* A queue that is full: the kernel asks again and again. */
     if (!strcmp(what, "connect"))
         while (sock_connect(open_socket(INET4, STREAM), &loopback4, port_of(listener)) == 0) {}
+    if (!strcmp(what, "limited connect")) {
+        int64_t limit[2] = {1000, 0};
+        int fd, answer;
+        do {
+            fd = open_socket(INET4, STREAM);
+            WASI(sock_setsockopt(fd, 0, SNDTIMEO, limit, sizeof limit), 0);
+        } while ((answer = sock_connect(fd, &loopback4, port_of(listener))) == 0);
+        printf("answer %d\n", answer);
+    }
     if (!strcmp(what, "poll")) poll_oneoff(waits, events, 2, &n);
     if (!strcmp(what, "epoll")) epoll_oneoff(waits, events, 2, &n);
     if (!strcmp(what, "busy"))
