@@ -159,7 +159,7 @@ fn the_containers_own_files() -> Result<()> {
     // None of these files is there: nobody answers, at once.
     let start = Instant::now();
     assert_eq!(look_up(&container, &["web.test", "80"])?, error(AGAIN));
-    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
     assert_eq!(look_up(&container, &["localhost", "http", INET4])?, ["stream 1 80 127.0.0.1"]);
     assert_eq!(look_up(&container, &["localhost", "nosuch", INET4])?, error(SERVICE));
     write(&container, "hosts", "192.0.2.7 db db.test # comment\n2001:db8::7 db\n")?;
@@ -205,7 +205,7 @@ fn servers_in_the_containers_network() -> Result<()> {
     assert_eq!(stream("web.test", "0")?, both);
     let start = Instant::now();
     assert_eq!(stream("silent.test", "0")?, error(AGAIN));
-    assert!((1.0..5.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
+    assert!((1.0..8.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -254,7 +254,7 @@ fn waiting_for_a_name_ends_by_a_signal() -> Result<()> {
     let start = Instant::now();
     container.kill("TERM")?;
     assert_eq!(container.wait_exit()?, 143);
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     Ok(())
 }
 

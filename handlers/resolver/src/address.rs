@@ -30,6 +30,14 @@ pub(crate) fn mapped(address: &SocketAddr) -> SocketAddr {
     }
 }
 
+/// The IPv4 address that is in one of IPv6's form.
+pub(crate) fn unmapped(address: &SocketAddr) -> Option<SocketAddr> {
+    match address {
+        SocketAddr::V4(_) => None,
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map(|it| (it, v6.port()).into()),
+    }
+}
+
 /// The number of an interface: from sysfs, for the system call is an ioctl(2).
 fn interface(files: &dyn Files, name: &str) -> Option<u32> {
     const MAX_NAME: usize = 15;

@@ -241,7 +241,8 @@ fn of_family(addresses: Vec<SocketAddr>, hints: &Hints) -> Vec<SocketAddr> {
     let (v4, mut v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
     match hints.family {
         Family::Unspecified => [v4, v6].concat(),
-        Family::Inet4 => v4,
+        // Also those that only look like IPv6.
+        Family::Inet4 => v4.into_iter().chain(v6.iter().filter_map(address::unmapped)).collect(),
         Family::Inet6 => {
             let all = v6.is_empty() || hints.flags.contains(Flags::ALL);
             if all && hints.flags.contains(Flags::V4MAPPED) {

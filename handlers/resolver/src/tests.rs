@@ -121,6 +121,7 @@ fn addresses_hosts_and_localhost_need_no_server() {
     let find = |node, family, flags| ask(&servers, etc, node, Hints { family, flags, ..Hints::default() });
     let found = |node, family| text(&find(node, family, Flags::ADDRCONFIG).expect(node));
     assert_eq!(found("10.0.0.1", Family::Unspecified), ["10.0.0.1"]);
+    assert_eq!(found("::ffff:10.0.0.1", Family::Inet4), ["10.0.0.1"]);
     assert_eq!(found("db", Family::Unspecified), ["192.0.2.9"]);
     assert_eq!(found("localhost", Family::Inet4), ["127.0.0.1"]);
     assert_eq!(found("a.LOCALHOST.", Family::Inet4), ["127.0.0.1"]);
