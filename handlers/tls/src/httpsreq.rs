@@ -181,7 +181,12 @@ fn waits(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::mpsc};
+    use std::{
+        net::{Ipv4Addr, SocketAddrV4},
+        sync::mpsc,
+    };
+
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
     use super::*;
     use crate::testing::{Authority, Stream, client, close, head, serve};
@@ -314,9 +319,10 @@ mod tests {
             head(stream);
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
-        // Nobody listens there: the port is taken, and has no listener.
-        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let refusing = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 77), taken.port()));
+        // Taken, and nobody listens there.
+        let taken = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&taken, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let refusing = SocketAddr::try_from(getsockname(&taken).unwrap()).unwrap();
         assert!(ask(client(&authority), "server.test", GET, &[refusing, address]).is_ok());
         let refused = ask(client(&authority), "server.test", GET, &[refusing]).expect_err("refused");
         assert!(refused.contains("refused"), "{refused}");

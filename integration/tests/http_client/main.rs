@@ -7,13 +7,14 @@ mod server;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use coracle_integration::{Container, Finished, Host, package};
 use coracle_tls::authority::Authority;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use serde_json::json;
 
 use crate::body::Sum;
@@ -137,9 +138,11 @@ fn a_hundred_megabytes_each_way() -> Result<()> {
 fn nobody_listens() -> Result<()> {
     let host = Host::new()?;
     // Taken, so that nobody else listens there meanwhile.
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let taken = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&taken, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    let address = SocketAddrV4::try_from(getsockname(&taken)?)?;
     for kind in KINDS {
-        let url = format!("http://127.0.0.1:{}/", taken.local_addr()?.port());
+        let url = format!("http://{address}/");
         // hyper's fork takes a connection for made that is not, and says less.
         let reason = if kind == "hyper" { "hyper::Error" } else { "refused" };
         client(&host, &[kind, "GET", &url])?.run()?.exits(1)?.fails_with(reason)?;
