@@ -42,7 +42,7 @@ async fn serve(address: SocketAddr) -> Result<(), Failure> {
         let stop = stop.clone();
         async { Ok::<_, Infallible>(service_fn(move |request| answer(request, stop.clone()))) }
     });
-    let server = Server::try_bind(&address)?.http1_half_close(true).serve(service);
+    let server = Server::try_bind(&address)?.http1_half_close(true).http1_writev(false).serve(service);
     println!("listening on {}", server.local_addr());
     server.with_graceful_shutdown(stopped.notified()).await?;
     println!("stopped");
