@@ -42,10 +42,10 @@ test: ## Set up, build, and run all checks and tests
 	@$(MAKE) --no-print-directory build
 	@TARGET_DIR="$(TARGET_DIR)" CARGO="$(CARGO)" scripts/test
 
-bench: ## Measure start times against crun and runc (as root, on an idle machine)
-	@scripts/setup build demo test
+bench: ## Measure start times against crun and runc, and modules against native programs (as root, on an idle machine)
+	@scripts/setup build demo test bench
 	@$(MAKE) --no-print-directory build
-	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench
+	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench -- $(PARTS)
 
 test-faults: ## Kill and fail every system call of create, start, exec and delete, start containers by the thousand, race longer (as root)
 	@scripts/setup build demo test

@@ -1,7 +1,5 @@
-//! Start times against crun and runc: `make bench`.
-//!
-//! The programs take turns, so that a change of the machine's load meets all of them; medians are compared. Times
-//! are whole `run` commands of the same bundle, from the fork to the exit (or to the first byte of output).
+//! Start times against crun and runc: whole `run` commands of the same bundle, from the fork to the exit (or to the first
+//! byte of output).
 
 use std::fs;
 use std::io::Read;
@@ -14,11 +12,11 @@ use coracle_integration::{Container, Host, Run, command, coracle, wat};
 
 const ROUNDS: usize = 60;
 
-fn main() -> Result<()> {
-    let host = Host::new()?;
+/// Measures and prints.
+pub fn measure(host: &Host) -> Result<()> {
     let _hugetlb = Hugetlb::move_to_v1();
-    native(&host)?;
-    module(&host)
+    native(host)?;
+    module(host)
 }
 
 fn native(host: &Host) -> Result<()> {
