@@ -208,7 +208,7 @@ fn tls_with_the_containers_bundle() -> Result<()> {
 
 #[test]
 fn tls_with_large_bodies() -> Result<()> {
-    const BYTES: u64 = 10_000_000;
+    const BYTES: u64 = 100_000_000;
     let host = Host::new()?;
     let sum = Sum::of(BYTES)?;
     for kind in TLS {
