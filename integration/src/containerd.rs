@@ -1,7 +1,6 @@
 //! containerd with the runtime under test: a daemon of the test's own.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -11,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use toml::{Table, Value};
 
 use crate::command::{Finished, Job, Run, command, eventually};
 use crate::host::{Host, remove_cgroup, unmount_below};
 use crate::image::Image;
+use crate::network::Network;
 use crate::{busybox_root, coracle, repository};
 
 /// The namespace of the CRI plugin's containers and images.
@@ -94,15 +93,7 @@ impl Containerd {
     /// # Errors
     /// It fails.
     pub fn in_network<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.daemon.pid()))?;
-        // A thread's namespace is its own, and ends with it.
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                act()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        Network::of(self.daemon.pid())?.inside(act)
     }
 
     /// A command of ctr, in its default namespace.

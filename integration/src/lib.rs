@@ -21,6 +21,7 @@ mod guest;
 mod host;
 pub mod http;
 mod image;
+mod network;
 mod receiver;
 
 pub use artifact::forge;
@@ -34,6 +35,7 @@ pub use engine::Engine;
 pub use guest::{c, native, native_package, package, rust, wat};
 pub use host::{Host, busybox_root};
 pub use image::Image;
+pub use network::Network;
 pub use receiver::Receiver;
 
 use std::io::Write;

@@ -2,8 +2,12 @@
 
 #![allow(missing_docs)]
 
+#[path = "../dapr_pod/conversation.rs"]
+mod dapr_conversation;
+
 mod client;
 mod containers;
+mod dapr;
 mod kubelet;
 mod pods;
 mod resources;
