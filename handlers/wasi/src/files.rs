@@ -64,7 +64,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         FileType::Directory => return Err(ErrorKind::IsADirectory.into()),
         _ => return Err(ErrorKind::InvalidInput.into()),
     }
-    let mut contents = Vec::new();
+    // Room for all of it, or for what a file of procfs has: then one call brings it.
+    let size = u64::try_from(stat.st_size).unwrap_or(0).clamp(4096, MAX_SIZE);
+    let mut contents = Vec::with_capacity(size as usize + 1);
     File::from(fd).take(MAX_SIZE + 1).read_to_end(&mut contents)?;
     if contents.len() as u64 > MAX_SIZE { Err(ErrorKind::FileTooLarge.into()) } else { Ok(contents) }
 }
