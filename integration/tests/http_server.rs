@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use coracle_integration::http::Client;
-use coracle_integration::{Container, Engine, Host, eventually, package};
+use coracle_integration::{Container, Engine, Host, Run, after, command, eventually, package};
 use serde_json::json;
 
 /// The server in a container with the host's network, and where it listens.
@@ -347,5 +347,29 @@ fn on_podman() -> Result<()> {
     engine.do_podman(&["stop", "--time=20", "server"])?.ok()?;
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(engine.inspect("server", "{{.State.ExitCode}}")?, "143");
+    engine.is_clean()
+}
+
+/// In a network namespace that plays the host: podman's bridge and its rules would stay on the real one.
+#[test]
+fn on_a_published_port() -> Result<()> {
+    const SCRIPT: &str = r#"
+        set -e
+        ip link set lo up
+        "$@" run --detach --name server --pull=never "$0" --network podman --publish 127.0.0.1:80:8080 server > /dev/null
+        tries=0
+        until /bin/busybox wget -q -O - http://127.0.0.1/; do
+            tries=$((tries + 1)); [ $tries -lt 100 ]; sleep 0.1
+        done
+        /bin/busybox wget -q -O - --post-data "some text" http://127.0.0.1/echo
+        "$@" rm --force --time=0 server > /dev/null
+    "#;
+    let engine = Engine::new()?;
+    engine.wasm_image("server", &package("server")?)?;
+    let script = after(SCRIPT, &engine.cgroup_parent(), &engine.podman());
+    let mut inside = command("unshare");
+    inside.args(["--net", "/bin/sh"]).args(script.get_args());
+    inside.envs(script.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    inside.finish()?.ok()?.prints("hello\nsome text")?;
     engine.is_clean()
 }
