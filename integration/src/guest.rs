@@ -76,9 +76,12 @@ fn run(mut compiler: Command) -> Result<()> {
     compiler.finish()?.ok().map(drop)
 }
 
-/// The directory of what is made once, beside the test programs.
+/// The directory of what is made once, for the test programs and those that stand one directory above them.
 pub(crate) fn directory() -> Result<PathBuf> {
-    let dir = std::env::current_exe()?.parent().context("test program without a directory")?.join("guests");
+    let program = std::env::current_exe()?;
+    let beside = program.parent().context("test program without a directory")?;
+    let above = beside.parent().filter(|_| beside.ends_with("deps"));
+    let dir = above.unwrap_or(beside).join("guests");
     fs::create_dir_all(&dir)?;
     Ok(dir)
 }
