@@ -3,16 +3,14 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use coracle_integration::{Container, Engine, Host, Run, c, eventually, package};
+use anyhow::{Context, Result};
+use coracle_integration::{Container, Engine, Host, Network, Run, c, eventually, package};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use simple_dns::rdata::{A, AAAA, CNAME, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
@@ -62,20 +60,17 @@ struct NameServer {
 
 impl NameServer {
     fn start(container: &Container) -> Result<Self> {
-        let namespace = File::open(format!("/proc/{}/ns/net", container.pid()?))?;
+        let (udp, tcp) = Network::of(container.pid()?)?.inside(|| {
+            let udp =
+                [UdpSocket::bind((Ipv4Addr::LOCALHOST, 53))?, UdpSocket::bind((Ipv6Addr::LOCALHOST, 53))?];
+            Ok((udp, TcpListener::bind((Ipv4Addr::LOCALHOST, 53))?))
+        })?;
+        udp.iter().try_for_each(|it| it.set_nonblocking(true))?;
+        tcp.set_nonblocking(true)?;
         let is_over = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let (over, count) = (is_over.clone(), asked.clone());
-        let (ready, wait) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // Only this thread moves.
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            let udp =
-                [UdpSocket::bind((Ipv4Addr::LOCALHOST, 53))?, UdpSocket::bind((Ipv6Addr::LOCALHOST, 53))?];
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 53))?;
-            udp.iter().try_for_each(|it| it.set_nonblocking(true))?;
-            tcp.set_nonblocking(true)?;
-            ready.send(())?;
             while !over.load(Ordering::Relaxed) {
                 let mut query = [0; 512];
                 for socket in &udp {
@@ -92,7 +87,6 @@ impl NameServer {
             }
             Ok(())
         });
-        wait.recv().map_err(|_| anyhow!("the name server did not start"))?;
         Ok(Self { is_over, asked, thread: Some(thread) })
     }
 }
