@@ -91,8 +91,8 @@ fn start_loopback() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Moves this thread into a file system in memory, and a network of its own. Its working directory stays, so that what ends the process from here
-/// is written down outside.
+/// Moves this thread into a file system in memory, and a network of its own. Its working directory stays, so that what
+/// ends the process from here is written down outside.
 fn enter() -> io::Result<()> {
     // SAFETY: the thread shares nothing with others that goes by its root or its mounts.
     unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS | UnshareFlags::NEWNET) }?;
