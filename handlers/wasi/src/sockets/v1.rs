@@ -35,7 +35,7 @@ pub fn sock_recv_from(
     Received::fits(memory, nread, out_flags)?;
     let place = Place::any(memory, address)?;
     let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
-    place.write_octets(memory, &sender)?;
+    sender.map_or(Ok(()), |it| place.write_octets(memory, &it))?;
     received.write(memory, nread, out_flags)
 }
 

@@ -38,8 +38,8 @@ pub fn sock_recv_from(
     Received::fits(memory, nread, out_flags)?;
     let place = Place::storage(memory, address)?;
     let (received, sender) = receive_from(state, memory, fd, list, list_len, flags)?;
-    place.write(memory, &sender)?;
-    memory.write_u32(port, sender.port())?;
+    memory.write_u32(port, sender.as_ref().map_or(0, Address::port))?;
+    sender.map_or(Ok(()), |it| place.write(memory, &it))?;
     received.write(memory, nread, out_flags)
 }
 
