@@ -1,6 +1,7 @@
 //! What is left of the kernel for Coracle's own programs once they meet bytes that nobody vouches for.
 //!
-//! The list of each program, with a reason for each call, is seccomp/handlers/PROGRAM.ARCH.json; build.rs compiles it.
+//! The list of each program, with a reason for each call, is seccomp/handlers/PROGRAM.ARCH.json, and what some of its guests
+//! get besides in a file of its own; build.rs compiles them.
 //! A filter stays until the end of the process (seccomp(2)), and what [`drop_capabilities`] takes does not come back.
 
 use rustix::io::Errno;

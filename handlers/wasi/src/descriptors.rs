@@ -73,7 +73,6 @@ impl Descriptor {
     /// Describes an open file of which the caller knows what it is.
     pub fn with(fd: OwnedFd, stat: &Stat, access: OFlags) -> Self {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let mut file_type = filetype::of(kind);
         let mut granted = match kind {
             FileType::Directory => rights::DIRECTORY,
             FileType::RegularFile | FileType::BlockDevice => {
@@ -84,10 +83,9 @@ impl Descriptor {
                 rights::STREAM | rights::POSITION | rights::FD_READ | rights::FD_WRITE
             }
             FileType::Socket => {
-                if sockopt::socket_type(&fd) == Ok(SocketType::DGRAM) {
-                    file_type = filetype::SOCKET_DGRAM;
-                }
-                rights::STREAM | rights::SOCKET | rights::FD_READ | rights::FD_WRITE
+                let datagrams = sockopt::socket_type(&fd) == Ok(SocketType::DGRAM);
+                let filetype = if datagrams { filetype::SOCKET_DGRAM } else { filetype::SOCKET_STREAM };
+                return Self::socket(fd, filetype);
             }
             _ => rights::STREAM | rights::FD_READ | rights::FD_WRITE,
         };
@@ -97,27 +95,21 @@ impl Descriptor {
             _ => {}
         }
         let inheriting = if kind == FileType::Directory { rights::ALL } else { 0 };
-        let confinement = Confinement::Beneath;
-        Self {
-            fd,
-            filetype: file_type,
-            rights: granted,
-            inheriting,
-            confinement,
-            preopen: None,
-            told: Cell::new(PollFlags::empty()),
-            watched: Cell::new(EventFlags::empty()),
-            positions: Vec::new(),
-        }
+        Self::of_kind(fd, filetype::of(kind), granted, inheriting)
     }
 
     /// Describes a socket of a known kind.
     pub fn socket(fd: OwnedFd, filetype: u8) -> Self {
+        let granted = rights::STREAM | rights::SOCKET | rights::FD_READ | rights::FD_WRITE;
+        Self::of_kind(fd, filetype, granted, 0)
+    }
+
+    fn of_kind(fd: OwnedFd, filetype: u8, rights: u64, inheriting: u64) -> Self {
         Self {
             fd,
             filetype,
-            rights: rights::STREAM | rights::SOCKET | rights::FD_READ | rights::FD_WRITE,
-            inheriting: 0,
+            rights,
+            inheriting,
             confinement: Confinement::Beneath,
             preopen: None,
             told: Cell::new(PollFlags::empty()),

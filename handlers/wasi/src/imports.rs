@@ -130,5 +130,8 @@ mod tests {
                 "{import:?}"
             );
         }
+        let standard =
+            coracle_abi::find("wasi_snapshot_preview1", "sock_accept").next().expect("in the table");
+        assert!(define(&mut store, &env, &Import { module: "wasi_unstable", ..*standard }).is_none());
     }
 }

@@ -215,47 +215,71 @@ impl<'a> Sorted<'a> {
     }
 }
 
+/// A file that is waited for, however many subscriptions there are to it.
+struct Waited<'a> {
+    descriptor: &'a Descriptor,
+    subscriptions: &'a [(usize, &'a Descriptor)],
+    interest: PollFlags,
+    answer: PollFlags,
+}
+
+impl Waited<'_> {
+    /// What the guest was not told of it; none if there is something that the kernel would tell unasked.
+    fn untold(&self) -> Option<PollFlags> {
+        let told = self.descriptor.told.get();
+        let unasked = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        (!told.intersects(unasked)).then(|| self.interest - told)
+    }
+}
+
+/// Asks the kernel about each of the files, for what `interest` says of it, and adds its answers. Waits as [`pause`] does.
+fn ask(
+    files: &mut [Waited<'_>],
+    interest: impl Fn(&Waited<'_>) -> Option<PollFlags>,
+    deadlines: &[Deadline],
+    limit: Option<u64>,
+) -> Result {
+    let question = |file| {
+        let file: &mut Waited<'_> = file;
+        let poll = PollFd::from_borrowed_fd(file.descriptor.fd.as_fd(), interest(file)?);
+        Some((poll, &mut file.answer))
+    };
+    let (mut polled, answers): (Vec<_>, Vec<_>) = files.iter_mut().filter_map(question).unzip();
+    pause(&mut polled, deadlines, limit)?;
+    for (poll, answer) in polled.iter().zip(answers) {
+        *answer |= poll.revents();
+    }
+    Ok(())
+}
+
 /// Waits as long as a subscription stays true: level-triggered.
 pub fn wait(state: &State, wanted: &[Subscription]) -> Result<Vec<Event>> {
     let mut sorted = Sorted::new(state, wanted);
-    let mut files = mem::take(&mut sorted.files);
+    let mut subscriptions = mem::take(&mut sorted.files);
     // A guest that reads and writes a file asks for both; the kernel needs to look at the file but once. It takes no more
     // questions than a process may have descriptors, either.
-    files.sort_by_key(|it| ptr::from_ref(it.1));
-    let groups = || files.chunk_by(|one, other| ptr::eq(one.1, other.1));
-    let mut polled: Vec<_> = groups()
-        .map(|group| {
-            let interest = group.iter().map(|&(index, _)| sorted.interest(index)).collect();
-            PollFd::from_borrowed_fd(group[0].1.fd.as_fd(), interest)
-        })
-        .collect();
+    subscriptions.sort_by_key(|it| ptr::from_ref(it.1));
+    let file = |subscriptions| {
+        let subscriptions: &[(usize, _)] = subscriptions;
+        let interest = subscriptions.iter().map(|&(index, _)| sorted.interest(index)).collect();
+        Waited { descriptor: subscriptions[0].1, subscriptions, interest, answer: PollFlags::empty() }
+    };
+    let mut files: Vec<_> = subscriptions.chunk_by(|one, other| ptr::eq(one.1, other.1)).map(file).collect();
     loop {
-        pause(&mut polled, &sorted.deadlines, if sorted.happened.is_empty() { None } else { Some(0) })?;
-        let mut answers: Vec<_> = polled.iter().map(PollFd::revents).collect();
-        let told = || groups().map(|group| group[0].1.told.get());
-        let new = answers.iter().zip(told()).any(|(answer, told)| !told.contains(*answer));
-        let anything = answers.iter().any(|answer| !answer.is_empty());
-        if let Some(delay) = state.patience.with(new || !anything || !sorted.happened.is_empty()) {
-            // Only what was not told, of files of which the kernel would not tell it unasked.
-            let unasked = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-            let quiet = groups().zip(told()).enumerate().filter(|(_, (_, told))| !told.intersects(unasked));
-            let (places, mut quiet): (Vec<_>, Vec<_>) = quiet
-                .map(|(place, (group, told))| {
-                    let interest =
-                        group.iter().map(|&(index, _)| sorted.interest(index)).collect::<PollFlags>();
-                    (place, PollFd::from_borrowed_fd(group[0].1.fd.as_fd(), interest - told))
-                })
-                .unzip();
-            pause(&mut quiet, &sorted.deadlines, Some(delay))?;
-            for (place, poll) in places.into_iter().zip(quiet) {
-                answers[place] |= poll.revents();
-            }
+        let limit = if sorted.happened.is_empty() { None } else { Some(0) };
+        ask(&mut files, |it| Some(it.interest), &sorted.deadlines, limit)?;
+        let in_vain = sorted.happened.is_empty()
+            && files.iter().any(|it| !it.answer.is_empty())
+            && files.iter().all(|it| it.descriptor.told.get().contains(it.answer));
+        if let Some(delay) = state.patience.with(!in_vain) {
+            ask(&mut files, |it| it.untold(), &sorted.deadlines, Some(delay))?;
         }
-        for (answer, group) in answers.into_iter().zip(groups()) {
-            for &(index, descriptor) in group {
+        for file in &mut files {
+            let answer = mem::replace(&mut file.answer, PollFlags::empty());
+            for &(index, descriptor) in file.subscriptions {
                 sorted.file(index, descriptor, answer);
-                descriptor.told.set(answer);
             }
+            file.descriptor.told.set(answer);
         }
         if let Some(happened) = sorted.clocks() {
             return Ok(happened);
