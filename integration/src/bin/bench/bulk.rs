@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Container, Host, Job};
 
-use crate::pair::{head, pair, print, progress, rate};
+use crate::pair::{Case, rate, table};
 
 const ROUNDS: usize = 5;
 const MIB: usize = 1 << 20;
@@ -15,38 +15,20 @@ const MIB: usize = 1 << 20;
 const AMOUNT: usize = 512;
 const PIECE: usize = 64 << 10;
 
-type Transfer = fn(&Container) -> Result<f64>;
+const UNIT: &str = "MiB/s";
 
-const TRANSFERS: [(&str, &[&str], Transfer); 5] = [
-    ("write a file", &["write-file", "/file", "512"], file),
-    ("read a file", &["read-file", "/file"], file),
-    ("stdin to stdout", &["copy"], pipes),
-    ("receive from a socket", &["receive"], receive),
-    ("send to a socket", &["send", "512"], send),
+const TRANSFERS: [Case; 5] = [
+    Case { what: "write a file", arguments: &["write-file", "/file", "512"], unit: UNIT, run: file },
+    Case { what: "read a file", arguments: &["read-file", "/file"], unit: UNIT, run: file },
+    Case { what: "stdin to stdout", arguments: &["copy"], unit: UNIT, run: pipes },
+    Case { what: "receive from a socket", arguments: &["receive"], unit: UNIT, run: receive },
+    Case { what: "send to a socket", arguments: &["send", "512"], unit: UNIT, run: send },
 ];
 
 /// Measures and prints.
 pub fn measure(host: &Host) -> Result<()> {
-    let bar = progress(TRANSFERS.len() * ROUNDS);
-    let mut results = Vec::new();
-    for (what, arguments, transfer) in TRANSFERS {
-        bar.set_message(what);
-        let containers = pair(host, "work", arguments)?;
-        let mut rates = [Vec::new(), Vec::new()];
-        for _ in 0..ROUNDS {
-            for (container, rates) in containers.iter().zip(&mut rates) {
-                rates.push(transfer(container).context(what)?);
-            }
-            bar.inc(1);
-        }
-        results.push((what, rates));
-    }
-    bar.finish_and_clear();
-    head(&format!("bulk input and output, {AMOUNT} MiB in pieces of 64 KiB, {ROUNDS} rounds in turn"));
-    for (what, rates) in &mut results {
-        print(what, "MiB/s", rates);
-    }
-    Ok(())
+    let title = format!("bulk input and output, {AMOUNT} MiB in pieces of 64 KiB");
+    table(host, &title, ROUNDS, &TRANSFERS)
 }
 
 /// The container does all itself. The file stays in the page cache.

@@ -24,6 +24,42 @@ pub fn rate(stderr: &str) -> Result<f64> {
     rate.with_context(|| format!("no rate: {stderr:?}"))
 }
 
+/// What is measured of both.
+pub struct Case {
+    /// Its name.
+    pub what: &'static str,
+    /// Arguments for the package `work`.
+    pub arguments: &'static [&'static str],
+    /// Of the rate.
+    pub unit: &'static str,
+    /// Runs one of the two, for its rate.
+    pub run: fn(&Container) -> Result<f64>,
+}
+
+/// Measures all cases, so many rounds each, and prints a table.
+pub fn table(host: &Host, title: &str, rounds: usize, cases: &[Case]) -> Result<()> {
+    let bar = progress(cases.len() * rounds);
+    let mut lines = vec![format!("{title}, {rounds} rounds in turn:")];
+    lines.push(format!("  {:24} {:>10} {:>10} {:8} ratio", "", "module", "native", ""));
+    for case in cases {
+        bar.set_message(case.what);
+        let containers = pair(host, "work", case.arguments)?;
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (container, rates) in containers.iter().zip(&mut rates) {
+                rates.push((case.run)(container).context(case.what)?);
+            }
+            bar.inc(1);
+        }
+        let [module, native] = rates.each_mut().map(|rates| median(rates));
+        let (what, unit, ratio) = (case.what, case.unit, module / native);
+        lines.push(format!("  {what:24} {module:10.0} {native:10.0} {unit:8} {ratio:5.2}"));
+    }
+    bar.finish_and_clear();
+    println!("{}", lines.join("\n"));
+    Ok(())
+}
+
 /// How far the measurements of one part are.
 pub fn progress(steps: usize) -> ProgressBar {
     let bar = ProgressBar::new(steps as u64);
@@ -31,17 +67,6 @@ pub fn progress(steps: usize) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// The rates of both in all rounds, as a line of a table.
-pub fn print(what: &str, unit: &str, rates: &mut [Vec<f64>; 2]) {
-    let [module, native] = rates.each_mut().map(|rates| median(rates));
-    println!("  {what:24} {module:10.0} {native:10.0} {unit:8} {:5.2}", module / native);
-}
-
-/// The head of such a table.
-pub fn head(what: &str) {
-    println!("{what}:\n  {:24} {:>10} {:>10} {:8} ratio", "", "module", "native", "");
 }
 
 /// The one in the middle.
