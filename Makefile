@@ -11,11 +11,11 @@ PROGRAMS   := coracle coracle-wasmc coracle-wasi
 
 export CORACLE_LIBEXEC := $(LIBEXEC)
 
-.PHONY: help setup build demo test bench test-faults test-vm install uninstall clean distclean
+.PHONY: help setup build demo test bench bench-syscalls test-faults test-vm install uninstall clean distclean
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## Install the Debian packages that building, the demo and the tests need
 	@scripts/setup build demo test
@@ -45,7 +45,12 @@ test: ## Set up, build, and run all checks and tests
 bench: ## Measure start times against crun and runc, and modules against native programs (as root, on an idle machine)
 	@scripts/setup build demo test bench
 	@$(MAKE) --no-print-directory build
-	@$(CARGO) run --locked --quiet -p coracle-integration --bin bench -- $(PARTS)
+	@$(CARGO) run --locked --quiet -p coracle-bench -- $(PARTS)
+
+bench-syscalls: ## Count the system calls of each command; UPDATE=1 records them as the budget that `make test` checks
+	@scripts/setup build demo test
+	@$(MAKE) --no-print-directory build
+	@$(CARGO) run --locked --quiet -p coracle-bench -- syscalls $(if $(UPDATE),--update)
 
 test-faults: ## Kill and fail every system call of create, start, exec and delete, start containers by the thousand, race longer (as root)
 	@scripts/setup build demo test
