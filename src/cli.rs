@@ -5,10 +5,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cgroup;
 use crate::commands::{
@@ -39,10 +38,10 @@ struct Cli {
     #[command(flatten)]
     flags: GlobalFlags,
     #[command(subcommand)]
-    command: Command,
+    verb: Verb,
 }
 
-#[derive(clap::Args)]
+#[derive(Args)]
 struct GlobalFlags {
     /// Directory that holds the state of containers [default: /run/coracle, or $XDG_RUNTIME_DIR/coracle]
     #[arg(long, value_name = "DIR")]
@@ -76,48 +75,99 @@ struct GlobalFlags {
     rootless: String,
 }
 
-#[derive(Subcommand)]
-enum Command {
+/// Declares the verbs, each with the module of [`crate::commands`] that has its arguments and does it. By hand and not by
+/// clap's own macro, which builds the arguments of every verb to parse those of one.
+macro_rules! verbs {
+    ($($(#[doc = $about:literal])+ $name:ident($module:ident),)+) => {
+        enum Verb {
+            $($(#[doc = $about])+ $name($module::Args),)+
+        }
+
+        impl Verb {
+            fn run(&self, global: &Global) -> Result<u8, Error> {
+                match self {
+                    $(Self::$name(args) => $module::run(args, global),)+
+                }
+            }
+        }
+
+        impl Subcommand for Verb {
+            fn augment_subcommands(command: Command) -> Command {
+                command$(.subcommand({
+                    const ABOUT: &str = concat!($($about),+).trim_ascii_start();
+                    Command::new(stringify!($module))
+                        .about(ABOUT)
+                        .defer(|verb| $module::Args::augment_args(verb).about(ABOUT).long_about(None))
+                }))+
+            }
+
+            fn augment_subcommands_for_update(command: Command) -> Command {
+                Self::augment_subcommands(command)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                [$(stringify!($module)),+].contains(&name)
+            }
+        }
+
+        impl FromArgMatches for Verb {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                match matches.subcommand() {
+                    $(Some((name, matches)) if name == stringify!($module) => {
+                        $module::Args::from_arg_matches(matches).map(Self::$name)
+                    })+
+                    _ => Err(clap::Error::new(ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                Self::from_arg_matches(matches).map(|verb| *self = verb)
+            }
+        }
+    };
+}
+
+verbs! {
     /// Create a container: everything is set up, its program not yet started
-    Create(create::Args),
+    Create(create),
     /// Start the program of a created container
-    Start(start::Args),
+    Start(start),
     /// Create and start a container, and wait for its end
-    Run(run::Args),
+    Run(run),
     /// Run another program in a running container
-    Exec(exec::Args),
+    Exec(exec),
     /// Print the state of a container as JSON
-    State(state::Args),
+    State(state),
     /// Send a signal to a container
-    Kill(kill::Args),
+    Kill(kill),
     /// Remove a stopped container
-    Delete(delete::Args),
+    Delete(delete),
     /// List containers
-    List(list::Args),
+    List(list),
     /// List the processes of a container
-    Ps(ps::Args),
+    Ps(ps),
     /// Suspend every process of a container
-    Pause(pause::Args),
+    Pause(pause),
     /// Resume a paused container
-    Resume(resume::Args),
+    Resume(resume),
     /// Change the resource limits of a container
-    Update(update::Args),
+    Update(update),
     /// Print resource statistics and out-of-memory events of a container
-    Events(events::Args),
+    Events(events),
     /// Add mounts to a running container, or remove them
-    Mounts(mounts::Args),
+    Mounts(mounts),
     /// Save a running container to files
-    Checkpoint(checkpoint::Args),
+    Checkpoint(checkpoint),
     /// Run a container on from where a checkpoint left it
-    Restore(restore::Args),
+    Restore(restore),
     /// Write a config.json to start from
-    Spec(spec::Args),
+    Spec(spec),
     /// Print what this runtime supports, as JSON
-    Features(features::Args),
+    Features(features),
     /// Look after the cache of compiled modules
-    Wasm(wasm::Args),
+    Wasm(wasm),
     /// Print a completion script for a shell
-    Completion(completion::Args),
+    Completion(completion),
 }
 
 /// What the global flags say, with their defaults filled in.
@@ -165,12 +215,12 @@ impl GlobalFlags {
 }
 
 /// The command line as clap knows it, for completions and manual pages.
-pub fn command() -> clap::Command {
+pub fn command() -> Command {
     Cli::command()
 }
 
-/// Parses the command line and runs the command.
-pub fn main() -> ExitCode {
+/// Parses the command line and runs the command; returns the exit code.
+pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -178,58 +228,33 @@ pub fn main() -> ExitCode {
     let level = if cli.flags.debug { "debug" } else { &cli.flags.log_level };
     if let Err(error) = log::init(cli.flags.log.as_deref(), cli.flags.log_format == "json", level) {
         log::fatal(&Error::new(error));
-        return ExitCode::FAILURE;
+        return 1;
     }
     if cli.flags.criu.is_some() {
         eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }
-    let failure = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
-    let outcome = cli.flags.resolve().and_then(|global| dispatch(&cli.command, &global));
+    let failure = if matches!(cli.verb, Verb::Exec(_)) { 255 } else { 1 };
+    let outcome = cli.flags.resolve().and_then(|global| cli.verb.run(&global));
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             log::fatal(&error);
-            ExitCode::from(failure)
+            failure
         }
-    }
-}
-
-fn dispatch(command: &Command, global: &Global) -> Result<u8, Error> {
-    match command {
-        Command::Create(args) => create::run(args, global),
-        Command::Start(args) => start::run(args, global),
-        Command::Run(args) => run::run(args, global),
-        Command::Exec(args) => exec::run(args, global),
-        Command::State(args) => state::run(args, global),
-        Command::Kill(args) => kill::run(args, global),
-        Command::Delete(args) => delete::run(args, global),
-        Command::List(args) => list::run(args, global),
-        Command::Ps(args) => ps::run(args, global),
-        Command::Pause(args) => pause::run(args, global),
-        Command::Resume(args) => resume::run(args, global),
-        Command::Update(args) => update::run(args, global),
-        Command::Events(args) => events::run(args, global),
-        Command::Mounts(args) => mounts::run(args, global),
-        Command::Checkpoint(args) => checkpoint::run(args, global),
-        Command::Restore(args) => restore::run(args, global),
-        Command::Spec(args) => spec::run(args, global),
-        Command::Features(args) => features::run(args, global),
-        Command::Wasm(args) => wasm::run(args, global),
-        Command::Completion(args) => completion::run(args, global),
     }
 }
 
 /// Help and version are printed as they are; of an error only its first line, with where to read on.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Nobody is left to be told that standard output is closed.
             let _ = error.print();
-            ExitCode::SUCCESS
+            0
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
-            ExitCode::FAILURE
+            1
         }
         kind => {
             if let (ErrorKind::InvalidSubcommand, Some(name)) =
@@ -238,7 +263,7 @@ fn usage(error: &clap::Error) -> ExitCode {
                 eprintln!(
                     "coracle: No help topic for '{name}': there is no such command (see 'coracle --help')"
                 );
-                return ExitCode::from(3);
+                return 3;
             }
             if let (ErrorKind::InvalidValue, Some(flag), Some(ContextValue::String(value))) =
                 (kind, error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
@@ -246,7 +271,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             {
                 // The words of getopt_long(3), by which podman finds out which flags there are.
                 eprintln!("coracle: option '{flag}' requires an argument (see 'coracle --help')");
-                return ExitCode::FAILURE;
+                return 1;
             }
             let text = error.to_string();
             // A missing argument is named on the lines after the first, each by itself.
@@ -256,7 +281,7 @@ fn usage(error: &clap::Error) -> ExitCode {
                 .flat_map(str::split_whitespace)
                 .collect();
             eprintln!("coracle: {} (see 'coracle --help')", words.join(" ").trim_start_matches("error: "));
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -24,8 +24,11 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::error::Os;
 use crate::rootfs;
 
+/// Our file, or the view of it that runs.
+const EXE: &str = "/proc/self/exe";
+
 /// Tells the second run where the first was found; a detached file has no path of its own.
-const DIRECTORY: &str = "_CORACLE_PROGRAM_DIR";
+pub const DIRECTORY: &str = "_CORACLE_PROGRAM_DIR";
 
 /// Running from a protected view of our file failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +47,19 @@ pub fn directory() -> Option<PathBuf> {
 }
 
 /// Makes sure that what runs is a view of our file that nobody can write through: returns when it is, and
-/// runs this program again, with the same arguments, when it is not.
+/// runs this program again, with the same arguments, when it is not. Mostly that has been done before `main`: see
+/// `entry.rs`.
 ///
 /// # Errors
 /// [`Error`] when neither a detached mount nor a copy can be had or run.
 pub fn protect() -> Result<(), Error> {
-    let path = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    if rustix::fs::statvfs(EXE).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        return Ok(());
+    }
+    let path = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(EXE));
     let error = |reason: Os| Error { path: path.clone(), reason };
-    let exe = File::open("/proc/self/exe").map_err(|e| error(e.into()))?;
-    if is_protected(exe.as_fd()).map_err(|e| error(e.into()))? {
+    let exe = File::open(EXE).map_err(|e| error(e.into()))?;
+    if rustix::fs::fcntl_get_seals(&exe).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
         return Ok(());
     }
     let view = match read_only_view(&path) {
@@ -62,13 +69,6 @@ pub fn protect() -> Result<(), Error> {
         Err(errno) => return Err(error(errno.into())),
     };
     Err(error(execute(view.as_fd()).into()))
-}
-
-fn is_protected(exe: BorrowedFd<'_>) -> io::Result<bool> {
-    if rustix::fs::fstatvfs(exe)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Ok(true);
-    }
-    Ok(rustix::fs::fcntl_get_seals(exe).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
 }
 
 /// One file through a read-only mount that is attached nowhere, as a place (`O_PATH`). Nothing else is reachable
