@@ -6,7 +6,6 @@
 mod lenient;
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
@@ -14,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Os;
 use crate::init::{identity, personality, scheduling};
-use crate::{labels, log, resctrl};
+use crate::{file, labels, log, resctrl};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,12 +36,13 @@ pub fn wrong(field: &'static str, value: impl std::fmt::Display, problem: &'stat
     Error::Wrong { field, value: value.to_string(), problem }
 }
 
-/// Reads a configuration file, and warns of capabilities that nobody knows.
+/// Reads a configuration file, and warns of capabilities that nobody knows. Returns the file's content too.
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::Parse`] with the field that could not be understood.
-pub fn read(path: &Path) -> Result<Spec, Error> {
-    read_spec(path, warn_of_unknown)
+pub fn read(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
+    let bytes = read_bytes(path)?;
+    Ok((parse(path, &bytes, warn_of_unknown)?, bytes))
 }
 
 /// Reads the copy that a container keeps of its configuration: everything was said when it was created.
@@ -50,11 +50,7 @@ pub fn read(path: &Path) -> Result<Spec, Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_again(path: &Path) -> Result<Spec, Error> {
-    read_spec(path, |_| ())
-}
-
-fn read_spec(path: &Path, unknown: fn(&[String])) -> Result<Spec, Error> {
-    parse(path, &read_bytes(path)?, unknown)
+    parse(path, &read_bytes(path)?, |_| ())
 }
 
 /// The configuration that a file of this path holds; `unknown` is told of capabilities that are left out because nobody
@@ -117,10 +113,14 @@ fn warn_of_unknown(capabilities: &[String]) {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })
+    file::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })
 }
 
 fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8], unknown: fn(&[String])) -> Result<T, Error> {
+    // Most configurations are right: only for the others is it noted where one is.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -384,6 +384,7 @@ fn check_sysctl(spec: &Spec) -> Result<(), Error> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use std::fs;
 
     fn base() -> Value {
         json!({
@@ -461,7 +462,7 @@ mod tests {
         value["linux"]["resources"] =
             json!({"hugepageLimits": [{"pagesize": "2MB", "limit": 1}, {"pageSize": "1GB", "limit": 2}]});
         fs::write(&path, value.to_string()).expect("written");
-        let spec = read(&path).expect("it is good");
+        let (spec, _) = read(&path).expect("it is good");
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).expect("resources");
         let limits = resources.hugepage_limits().clone().expect("limits");
         assert_eq!(limits.iter().map(|limit| limit.page_size().as_str()).collect::<Vec<_>>(), ["2MB", "1GB"]);

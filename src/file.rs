@@ -1,4 +1,4 @@
-//! Files that others read while we write them.
+//! Files: read with few system calls, and written while others read them.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,8 +7,33 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, linkat};
-use rustix::io::Errno;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+use rustix::io::{Errno, retry_on_intr};
+
+/// What a file holds. Its size is not asked for first: those of the kernel have none.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut content = Vec::with_capacity(8192);
+    while retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content)))? > 0 {
+        content.reserve(4096);
+    }
+    Ok(content)
+}
+
+/// What a file of the kernel's holds that is one short record, such as /proc/PID/stat: one read(2) has it all.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_record(path: impl rustix::path::Arg) -> io::Result<Vec<u8>> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut content = Vec::with_capacity(4096);
+    retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content)))?;
+    Ok(content)
+}
 
 /// Replaces a file by rename(2), so that a reader sees the old content or the new, and never a part.
 ///

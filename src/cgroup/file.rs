@@ -49,14 +49,9 @@ pub fn read(dir: &Path, file: &str) -> Result<String, Error> {
     }
 }
 
-/// A file of a kernel's file system, which has no size to ask for first.
+/// As [`crate::file::read`], for text.
 pub fn slurp(path: &Path) -> Result<String, Errno> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = Vec::with_capacity(8192);
-    while rustix::io::retry_on_intr(|| rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut text)))? > 0
-    {
-        text.reserve(4096);
-    }
+    let text = crate::file::read(path).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

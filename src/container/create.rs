@@ -19,7 +19,7 @@ use super::pidfd::{PidfdSocket, send_to_receiver};
 use super::process::boot_id;
 use super::served::{Request, Served, child_gone, hand_over};
 use super::turn::Turn;
-use super::{CONFIG_FILE, Container, Error, Process, State, Status, directory_of, io_error};
+use super::{CONFIG_FILE, Container, Error, Process, STATE_FILE, State, Status, directory_of, io_error};
 use crate::cgroup::Cgroup;
 use crate::cli::Global;
 use crate::error::Os;
@@ -161,7 +161,7 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     let (listen_fds, preserve_fds) = passed_descriptors(request.preserve_fds)?;
     let bundle = fs::canonicalize(request.bundle).map_err(io_error(request.bundle))?;
     let config_path = request.config.map_or_else(|| bundle.join(CONFIG_FILE), Path::to_owned);
-    let mut spec = config::read(&config_path)?;
+    let (mut spec, configuration) = config::read(&config_path)?;
     config::check(&spec)?;
     rootfs::check(&spec)?;
     net_devices::check(&spec)?;
@@ -203,7 +203,6 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
         group.make(rdt)?;
         undo.intel_rdt = Some(group.clone());
     }
-    container.keep_config(&config_path)?;
     let fifo = if request.attended.is_none() { Some(make_fifo(&container.fifo())?) } else { None };
 
     // The container's process.
@@ -262,6 +261,12 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
     set_oom_score(pid, process, &procfs, global.rootless)?;
     ours.send(&Message::Continue).map_err(|e| child_gone(&ours, e))?;
+
+    // What the process does not wait for.
+    drop(cgroup);
+    container.keep_config(&configuration)?;
+    container.state.init = Process::find(pid)?;
+    let running = container.prepare(STATE_FILE, &container.state)?;
     let mut served = Served::new(choice, rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev));
     served.outside = Some(rootfs::Server {
         spec: &spec,
@@ -290,8 +295,9 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
         Some(_) => None,
         None => Some(container.take_turn()?.ok_or(Error::DeletedMeanwhile)?),
     };
-    container.state.init = Some(Process::find(pid)?.ok_or_else(gone)?);
-    container.save()?;
+    // It is alive, unless it had said why not.
+    container.state.init.ok_or_else(gone)?;
+    running.commit()?;
     drop(turn);
     if let Some(socket) = pidfd_socket {
         socket.send("standard", &pidfd)?;
@@ -341,10 +347,12 @@ pub(super) fn new_state(
     }
 }
 
-/// As runc's `list` shows it: the name, or the number of a user who has none.
+/// As runc's `list` shows it: the name, or the number of a user who has none. Nobody needs to look up root's.
 fn owner() -> String {
-    let uid = rustix::process::getuid().as_raw();
-    passwd::name(uid).unwrap_or_else(|| format!("#{uid}"))
+    match rustix::process::getuid().as_raw() {
+        0 => "root".to_owned(),
+        uid => passwd::name(uid).unwrap_or_else(|| format!("#{uid}")),
+    }
 }
 
 /// Descriptors for the program: sockets after sd_listen_fds(3), and those of `--preserve-fds`. Returns the number of

@@ -209,6 +209,11 @@ pub(super) fn remove_directory(directory: &Path) -> Result<(), Error> {
         }
         _ => {}
     }
+    // Mostly there is nothing else.
+    let _ = fs::remove_file(directory.join(CONFIG_FILE));
+    if fs::remove_dir(directory).is_ok() {
+        return Ok(());
+    }
     loop {
         match fs::remove_dir_all(directory) {
             // A `create` that has not noticed yet made something more.

@@ -43,7 +43,7 @@ impl JoinCgroup {
     }
 
     /// What is left for the parent to do.
-    pub(super) fn finish(self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
+    pub(super) fn finish(&self, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
         match cgroup {
             Some(cgroup) if self.by_parent => {
                 match self.beside {

@@ -222,7 +222,7 @@ impl Container {
 
     fn read(directory: PathBuf, id: &str) -> Result<Self, Error> {
         let path = directory.join(STATE_FILE);
-        let bytes = match fs::read(&path) {
+        let bytes = match file::read(&path) {
             Ok(bytes) => bytes,
             // A directory without a state file is what a killed `create` leaves in its first moment, a killed `delete` in
             // its last.
@@ -262,10 +262,9 @@ impl Container {
 
     /// Keeps the bundle's configuration. That is done when the container has its cgroup, so that whoever finds it here knows
     /// that nobody else is in that; without it, the cgroup is only a plan.
-    fn keep_config(&self, path: &Path) -> Result<(), Error> {
+    fn keep_config(&self, bytes: &[u8]) -> Result<(), Error> {
         let copy = self.directory.join(CONFIG_FILE);
-        let bytes = fs::read(path).map_err(io_error(path))?;
-        file::publish(&copy, &bytes).map_err(io_error(&copy))
+        file::publish(&copy, bytes).map_err(io_error(&copy))
     }
 
     /// The configuration the container was created from, with the changes that `update` made to its

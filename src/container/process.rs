@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, io_error};
 use crate::error::Os;
+use crate::file;
 
 /// A pid together with the process's start time, in clock ticks since boot: field 22 of proc_pid_stat(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<bool, Os> {
 
 /// What the kernel calls the time since it was booted: random(4).
 pub(super) fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = String::from_utf8(file::read_record("/proc/sys/kernel/random/boot_id").ok()?).ok()?;
     Some(id.trim_end().to_owned())
 }
 
@@ -149,7 +150,7 @@ impl Stat {
 /// The process that has this pid now.
 fn read(pid: i32) -> Result<Option<Stat>, Error> {
     let failed = |e: io::Error| Error::Process { pid, reason: e.into() };
-    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+    let stat = match file::read_record(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         // Gone before it was opened, or while it was read.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),

@@ -23,7 +23,7 @@ use super::turn::Turn;
 use super::{CONFIG_FILE, Container, Error, Process, STATE_FILE, directory_of, io_error};
 use crate::cgroup::Cgroup;
 use crate::cli::Global;
-use crate::{config, log};
+use crate::{config, file, log};
 
 /// Where directories are set aside, below the root. No id begins like that and has a state file directly in it.
 pub(super) const ASIDE: &str = ".deleted";
@@ -111,7 +111,7 @@ pub struct Remains {
 
 impl Remains {
     fn find(directory: &Path, id: &str, global: &Global) -> Self {
-        let state = fs::read(directory.join(STATE_FILE)).unwrap_or_default();
+        let state = file::read(&directory.join(STATE_FILE)).unwrap_or_default();
         Self::of(&state, || config::read_again(&directory.join(CONFIG_FILE)).ok(), id, global.rootless)
     }
 

@@ -72,7 +72,7 @@ pub fn restore(request: &Restore<'_>, global: &Global) -> Result<Restored, Error
 fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Restored, Error> {
     let bundle = fs::canonicalize(request.bundle).map_err(io_error(request.bundle))?;
     let config_path = bundle.join(CONFIG_FILE);
-    let spec = config::read(&config_path)?;
+    let (spec, configuration) = config::read(&config_path)?;
     config::check(&spec)?;
     rootfs::check(&spec)?;
     let process = config::process(&spec)?;
@@ -94,7 +94,7 @@ fn make(request: &Restore<'_>, global: &Global, undo: &mut Undo) -> Result<Resto
         cgroup.make(&spec, global.rootless)?;
         undo.cgroup = Some(cgroup.clone());
     }
-    container.keep_config(&config_path)?;
+    container.keep_config(&configuration)?;
 
     let opts = request.options.request(&directories, criu::config_annotation(&container.state.annotations));
     let mut opts = request.fill(opts);
