@@ -41,18 +41,31 @@ pub fn write_lines<'a>(
 /// The content of `dir`/`file`.
 pub fn read(dir: &Path, file: &str) -> Result<String, Error> {
     let path = dir.join(file);
-    match slurp(&path) {
-        Ok(text) => Ok(text),
+    slurp(&path).map_err(|errno| not_read(path, errno))
+}
+
+/// The content of `dir`/`file`, as [`crate::file::read_record`].
+pub fn read_record(dir: &Path, file: &str) -> Result<String, Error> {
+    let path = dir.join(file);
+    text(crate::file::read_record(&path)).map_err(|errno| not_read(path, errno))
+}
+
+fn not_read(path: PathBuf, errno: Errno) -> Error {
+    match errno {
         // Removed before it was opened, or after.
-        Err(Errno::NOENT | Errno::NODEV) => Err(Error::NoFile { path }),
-        Err(errno) => Err(Error::Read { path, reason: errno.into() }),
+        Errno::NOENT | Errno::NODEV => Error::NoFile { path },
+        errno => Error::Read { path, reason: errno.into() },
     }
 }
 
 /// As [`crate::file::read`], for text.
 pub fn slurp(path: &Path) -> Result<String, Errno> {
-    let text = crate::file::read(path).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    text(crate::file::read(path))
+}
+
+fn text(read: std::io::Result<Vec<u8>>) -> Result<String, Errno> {
+    let bytes = read.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The number in `dir`/`file`; `max` is the largest one, and a negative one (v1's "no limit") too.

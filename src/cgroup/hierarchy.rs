@@ -82,7 +82,7 @@ pub fn locate(asked: Option<&Path>, id: &str) -> Result<Vec<Hierarchy>, Error> {
     if asked.is_absolute() {
         return Ok(place(mounts, |_| relative.clone()));
     }
-    let own = file::read(Path::new("/proc/self"), "cgroup")?;
+    let own = file::read_record(Path::new("/proc/self"), "cgroup")?;
     let unified_only = mounts.iter().all(|mount| mount.version == Version::V2);
     Ok(place(mounts, |mount| {
         let own = own_cgroup(&own, mount);

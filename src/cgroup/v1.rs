@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
 use rustix::io::Errno;
 
 use super::Error;
-use super::file::{make_dir, optional, read, read_number, write};
+use super::file::{make_dir, optional, read_number, read_record, write};
 
 /// The smallest and the largest cpu.shares; the kernel would silently take the nearest (sched/core.c).
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
@@ -162,7 +162,7 @@ pub fn fill_cpuset(dir: &Path, mount: &Path, new: bool) -> Result<(), Error> {
 
 /// What a cpuset lists. One that somebody made and left empty is given its parent's list first.
 fn cpuset_list(dir: &Path, mount: &Path, file: &str) -> Result<String, Error> {
-    let list = read(dir, file)?.trim_end().to_owned();
+    let list = read_record(dir, file)?.trim_end().to_owned();
     match dir.parent() {
         Some(parent) if list.is_empty() && dir != mount => {
             let list = cpuset_list(parent, mount, file)?;

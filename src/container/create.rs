@@ -8,13 +8,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use coracle_seccomp::Filter;
-use oci_spec::runtime::{Process as SpecProcess, ProcessBuilder, Spec};
-use rustix::fs::{FileType, Mode, OFlags};
+use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, ProcessBuilder, Spec};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 
 use super::delete::remove_directory;
 use super::exec::plan_terminal;
-use super::given::{JoinCgroup, plan_cgroup, set_oom_score, set_rlimits};
+use super::given::{JoinCgroup, plan_cgroup, set_oom_score};
 use super::pidfd::{PidfdSocket, send_to_receiver};
 use super::process::boot_id;
 use super::served::{Request, Served, child_gone, hand_over};
@@ -28,7 +29,7 @@ use crate::handler;
 use crate::init::namespaces::{Cloned, Namespaces};
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message, Socket};
-use crate::init::{self, Program};
+use crate::init::{self, Program, limits};
 use crate::procfs::Procfs;
 use crate::seccomp::{self, Listener};
 use crate::{config, file, hooks, net_devices, notify, passwd, resctrl, rootfs, userns};
@@ -276,7 +277,7 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     });
     let answer = |request: Request| match request {
         Request::Hooks => run_runtime_hooks(&spec, &container.state, pid),
-        Request::Limits => set_rlimits(pid, process),
+        Request::Limits => Ok(limits::set(pid, process)?),
         Request::Listener(number) => {
             let state = container.state.published(Status::Creating, Some(pid));
             Ok(hand_over(listener.as_ref(), number, (pid, &pidfd), state)?)
@@ -340,6 +341,8 @@ pub(super) fn new_state(
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
         owner: owner(),
         annotations: spec.annotations().clone().unwrap_or_default(),
+        own_pids: config::makes_namespace(spec, LinuxNamespaceType::Pid),
+        poststop: spec.hooks().as_ref().is_some_and(|hooks| hooks.poststop().is_some()),
         no_new_keyring: false,
         intel_rdt: None,
         cgroup,
@@ -379,18 +382,18 @@ fn called_name() -> PathBuf {
 pub(super) fn find_rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
     let root = spec.root().as_ref().ok_or(config::Error::Missing("root"))?;
     let path = rootfs::clean(&bundle.join(root.path()));
-    let real = fs::canonicalize(&path).map_err(|e| Error::Io {
-        path: PathBuf::from(format!("config.json: root.path: {}", path.display())),
-        reason: e.into(),
-    })?;
     // As with runc: who puts a link there would otherwise choose what the container sees of the host.
-    if real != path {
-        return Err(config::wrong("root.path", path.display(), "is a symlink, or lies behind one").into());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(_) => Ok(path),
+        Err(Errno::LOOP) => {
+            Err(config::wrong("root.path", path.display(), "is a symlink, or lies behind one").into())
+        }
+        Err(errno) => Err(Error::Io {
+            path: PathBuf::from(format!("config.json: root.path: {}", path.display())),
+            reason: errno.into(),
+        }),
     }
-    if !path.is_dir() {
-        return Err(Error::Io { path, reason: io::Error::from_raw_os_error(libc::ENOTDIR).into() });
-    }
-    Ok(path)
 }
 
 /// The filter of a container's processes, and who answers for it.

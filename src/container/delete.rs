@@ -9,14 +9,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::remains::{ASIDE, forget_aside, set_aside};
 use super::turn::Turn;
 use super::{CONFIG_FILE, Container, Error, Process, STATE_FILE, Status, restore};
 use crate::cgroup::Cgroup;
-use crate::{cgroup, config, hooks, log, resctrl, wasm};
+use crate::{cgroup, hooks, log, resctrl, wasm};
 
 /// How long a killed container may take to go away: processes in uninterruptible sleep end late.
 const DEATH_SECONDS: u64 = 10;
@@ -83,10 +82,6 @@ impl Container {
         matches!(self.reload(), Err(Error::NotFound))
     }
 
-    pub(super) fn has_own_pids(&self) -> bool {
-        self.spec().as_ref().is_ok_and(makes_pid_namespace)
-    }
-
     fn kill_and_wait(&self) -> Result<(), Error> {
         self.state.init.map_or(Ok(()), |init| end(init, self.state.cgroup.as_ref(), &self.state.id))
     }
@@ -101,10 +96,11 @@ impl Container {
     /// # Errors
     /// [`Error::Cgroup`], [`Error::Io`].
     fn remove(self, place: &Path, turn: Option<Turn>) -> Result<(), Error> {
-        let spec = self.spec();
+        // It goes with the directory.
+        let spec = if self.state.poststop { self.spec().ok() } else { None };
         if let Some(cgroup) = &self.state.cgroup {
             match self.state.init {
-                Some(_) => remove_cgroup(cgroup, !spec.as_ref().is_ok_and(makes_pid_namespace))?,
+                Some(_) => remove_cgroup(cgroup, !self.state.own_pids)?,
                 None if self.shares_cgroup(place.parent()) => {}
                 // Its `create` has been killed, or is at work and will fail: whoever is in there came from it.
                 None if self.directory.join(CONFIG_FILE).exists() => remove_cgroup(cgroup, true)?,
@@ -123,7 +119,7 @@ impl Container {
         }
         // The hooks may take their time, and there is nothing left to wait for.
         drop(turn);
-        if let Ok(spec) = spec
+        if let Some(spec) = spec
             && let Some(hooks) = spec.hooks()
         {
             // The container is gone whatever they do (runtime.md, "Lifecycle").
@@ -137,11 +133,6 @@ impl Container {
         }
         Ok(())
     }
-}
-
-/// Whether the end of the container's init is the end of all its processes (pid_namespaces(7)).
-fn makes_pid_namespace(spec: &Spec) -> bool {
-    config::makes_namespace(spec, LinuxNamespaceType::Pid)
 }
 
 /// Whether a container that is not `id`'s has processes in a cgroup: nobody but its `create` checks that.

@@ -9,7 +9,7 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::create::{keep_groups, plan_seccomp, write_pid_file};
-use super::given::{JoinCgroup, set_oom_score, set_rlimits};
+use super::given::{JoinCgroup, set_oom_score};
 use super::pidfd::PidfdSocket;
 use super::served::{Request, Served, hand_over};
 use super::{Container, Error, Status};
@@ -20,7 +20,7 @@ use crate::handler;
 use crate::init::namespaces::{self, Cloned, WayBack, clone_flag, clone_into_pid_namespace};
 use crate::init::scheduling::Affinity;
 use crate::init::sync::{self, Message};
-use crate::init::{self, Program, Terminal};
+use crate::init::{self, Program, Terminal, limits};
 use crate::procfs::Procfs;
 use crate::{config, console};
 
@@ -184,7 +184,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     let mut served = Served::new(choice, None);
     let answer = |request: Request| match request {
         Request::Hooks => Err(init::Error::Unexpected.into()),
-        Request::Limits => set_rlimits(pid, process),
+        Request::Limits => Ok(limits::set(pid, process)?),
         Request::Listener(number) => {
             let state = container.state.published(Status::Running, Some(init.pid));
             Ok(hand_over(listener.as_ref(), number, (pid, &pidfd), state)?)

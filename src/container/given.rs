@@ -1,5 +1,5 @@
-//! What a new process gets from its parent, who has the rights for it: cgroup, limits, a place in the queue of the
-//! out-of-memory killer.
+//! What a new process gets from its parent, who has the rights for it: cgroup, a place in the queue of the out-of-memory
+//! killer.
 
 use std::os::fd::OwnedFd;
 
@@ -8,7 +8,6 @@ use oci_spec::runtime::{Process as SpecProcess, Spec};
 use super::Error;
 use crate::cgroup::{self, Cgroup};
 use crate::cli::Global;
-use crate::error::Os;
 use crate::init;
 use crate::procfs::Procfs;
 
@@ -74,36 +73,4 @@ pub(super) fn set_oom_score(
         }
         result => Ok(result?),
     }
-}
-
-/// The resource limits of a process, set from outside: setrlimit(2), by prlimit(2).
-pub(super) fn set_rlimits(pid: i32, process: &SpecProcess) -> Result<(), Error> {
-    use oci_spec::runtime::PosixRlimitType as Type;
-    for limit in process.rlimits().iter().flatten() {
-        let resource = match limit.typ() {
-            Type::RlimitCpu => libc::RLIMIT_CPU,
-            Type::RlimitFsize => libc::RLIMIT_FSIZE,
-            Type::RlimitData => libc::RLIMIT_DATA,
-            Type::RlimitStack => libc::RLIMIT_STACK,
-            Type::RlimitCore => libc::RLIMIT_CORE,
-            Type::RlimitRss => libc::RLIMIT_RSS,
-            Type::RlimitNproc => libc::RLIMIT_NPROC,
-            Type::RlimitNofile => libc::RLIMIT_NOFILE,
-            Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
-            Type::RlimitAs => libc::RLIMIT_AS,
-            Type::RlimitLocks => libc::RLIMIT_LOCKS,
-            Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
-            Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-            Type::RlimitNice => libc::RLIMIT_NICE,
-            Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
-            Type::RlimitRttime => libc::RLIMIT_RTTIME,
-        };
-        let value = libc::rlimit { rlim_cur: limit.soft(), rlim_max: limit.hard() };
-        // SAFETY: reads one structure, which outlives the call.
-        let result = unsafe { libc::prlimit(pid, resource, &raw const value, std::ptr::null_mut()) };
-        if result != 0 {
-            return Err(init::Error::Rlimit { limit: limit.typ().to_string(), reason: Os::last() }.into());
-        }
-    }
-    Ok(())
 }

@@ -123,7 +123,7 @@ impl Container {
         let _turn = if all { Turn::take_or_go_on(&self.directory)? } else { None };
         let status = self.status()?;
         // The end of init ends the others only in a pid namespace of their own; elsewhere they may outlive it.
-        if all || (signal == libc::SIGKILL && !self.has_own_pids()) {
+        if all || (signal == libc::SIGKILL && !self.state.own_pids) {
             return match self.kill_all(signal)? {
                 false if status == Status::Stopped && !all => Err(Error::NotRunning),
                 _ => Ok(()),
@@ -184,7 +184,7 @@ impl Container {
     /// The processes, as far as they can be told without a cgroup.
     fn family(&self) -> Result<Vec<Process>, Error> {
         let init = self.state.init.filter(|_| !self.is_of_another_boot());
-        let mut family = init.map_or_else(|| Ok(Vec::new()), |init| init.family(self.has_own_pids()))?;
+        let mut family = init.map_or_else(|| Ok(Vec::new()), |init| init.family(self.state.own_pids))?;
         family.sort_unstable_by_key(|process| process.pid);
         Ok(family)
     }

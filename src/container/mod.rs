@@ -161,6 +161,12 @@ pub struct State {
     pub owner: String,
     /// The configuration's annotations.
     pub annotations: HashMap<String, String>,
+    /// Whether the end of its first process is the end of all (pid_namespaces(7)).
+    #[serde(default)]
+    pub own_pids: bool,
+    /// Whether hooks are to be run when it is gone.
+    #[serde(default)]
+    pub poststop: bool,
     /// Whether its processes stay in the session keyring of the engine.
     #[serde(default)]
     pub no_new_keyring: bool,

@@ -6,6 +6,7 @@
 
 pub mod entrypoint;
 pub mod identity;
+pub mod limits;
 pub mod namespaces;
 pub mod personality;
 pub mod process;

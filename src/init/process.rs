@@ -15,7 +15,7 @@ use rustix::process::DumpableBehavior;
 use super::entrypoint::{self, Entrypoint};
 use super::identity::Identity;
 use super::sync::{Message, Socket};
-use super::{Container, Error, Program, personality, scene, scheduling};
+use super::{Container, Error, Program, limits, personality, scene, scheduling};
 use crate::container::Status;
 use crate::error::Os;
 use crate::hooks::Moment;
@@ -49,12 +49,7 @@ pub fn become_program(
     set_habits(&program)?;
     scene::own_stdio(identity.uid(), identity.gid())?;
 
-    // Hard limits are raised with the host's CAP_SYS_RESOURCE or not at all, and those of another user's process
-    // cannot be set without it: so the parent does it, now.
-    if process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
-        socket.send(&Message::SetLimits)?;
-        socket.await_continue()?;
-    }
+    limits::apply(process, program.linux, &socket)?;
 
     // From here on paths of the container are looked up, and `/proc/self/fd/N` in one of them would lead to whatever the
     // engine or we still have open, until the exec itself is done (CVE-2024-21626). An error ends the process at once,
