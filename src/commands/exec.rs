@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
 use crate::cgroup::Place;
 use crate::cli::Global;
@@ -82,12 +82,14 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
         container::Error::NotRunning => Some(container::Error::ExecStopped),
         gone => Some(gone),
     };
-    let process = process(&container, args).map_err(|error| ended().map_or(error, Error::from))?;
+    let spec = container.spec().map_err(|error| ended().unwrap_or(error))?;
+    let process = process(&spec, args).map_err(|error| ended().map_or(error, Error::from))?;
     config::check_process(&process)?;
     let cgroup = Place::parse(&args.cgroup).map_err(Error::new)?;
     let foreground = !args.detach;
     let signals = if foreground { Some(foreground::block_signals()?) } else { None };
     let request = Exec {
+        spec: &spec,
         process: &process,
         pid_file: args.pid_file.as_deref(),
         console_socket: args.console_socket.as_deref(),
@@ -109,9 +111,8 @@ pub fn run(args: &Args, global: &Global) -> Result<u8, Error> {
 }
 
 /// The container's own `process`, with the arguments of this command line; or the one of a file.
-fn process(container: &Container, args: &Args) -> Result<Process, Error> {
-    let spec = container.spec()?;
-    let own = config::process(&spec)?;
+fn process(spec: &Spec, args: &Args) -> Result<Process, Error> {
+    let own = config::process(spec)?;
     if let Some(path) = &args.process {
         let mut process = config::read_process(path)?;
         inherit(&mut process, own);

@@ -27,6 +27,8 @@ use crate::{config, console};
 /// What `exec` is asked for.
 #[derive(Debug)]
 pub struct Exec<'a> {
+    /// The container's configuration.
+    pub spec: &'a Spec,
     /// The program.
     pub process: &'a SpecProcess,
     /// Where the pid goes.
@@ -83,21 +85,20 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
         Status::Creating | Status::Stopped => return Err(Error::ExecStopped),
     }
     let init = container.state.init.ok_or(Error::ExecStopped)?;
-    let spec = container.spec()?;
-    let process = request.process;
+    let Exec { spec, process, .. } = request;
     let target = init.open()?.ok_or(Error::ExecStopped)?;
-    let root = root_of(&spec, init.pid)?;
+    let root = root_of(spec, init.pid)?;
     let terminal =
         plan_terminal(process.terminal().unwrap_or(false), request.console_socket, request.foreground)?;
     let annotations = &container.state.annotations;
-    let (filter, listener) = plan_seccomp(&spec, annotations, global)?;
+    let (filter, listener) = plan_seccomp(spec, annotations, global)?;
     let pidfd_socket = request.pidfd_socket.map(PidfdSocket::connect).transpose()?;
     let affinity = process.exec_cpu_affinity().as_ref().map(Affinity::parse).transpose()?.unwrap_or_default();
-    let choice = exec_choice(&spec)?;
+    let choice = exec_choice(spec)?;
 
     let (ours, theirs) = sync::pair()?;
     let procfs = Procfs::open()?;
-    let kinds = namespace_flags(&spec);
+    let kinds = namespace_flags(spec);
     let pid_kind = kinds & ThreadNameSpaceType::PROCESS_ID;
     let change_user = kinds.contains(ThreadNameSpaceType::USER);
     let back = if change_user || pid_kind.is_empty() { None } else { WayBack::find() };
