@@ -174,3 +174,63 @@ fn memory_is_executable_only_where_asked_for() {
     });
     assert_eq!(child.join().ok(), Some(0));
 }
+
+/// What a filter answers: classic BPF, as far as filters use it. `None` for what is not an instruction of theirs.
+fn decide(program: &[libc::sock_filter], data: &[u32; 16]) -> Option<u32> {
+    let (mut at, mut value) = (0, 0);
+    loop {
+        let libc::sock_filter { code, jt, jf, k } = *program.get(at)?;
+        let branch = |holds: bool| usize::from(if holds { jt } else { jf });
+        at += 1 + match code {
+            0x05 => k as usize,
+            0x06 => return Some(k),
+            0x15 => branch(value == k),
+            0x20 => {
+                value = *data.get(k as usize / 4)?;
+                0
+            }
+            0x25 => branch(value > k),
+            0x35 => branch(value >= k),
+            0x54 => {
+                value &= k;
+                0
+            }
+            _ => return None,
+        };
+    }
+}
+
+/// The search for a number may not change what is answered to it.
+#[test]
+fn a_filter_answers_as_the_chain_that_it_is_made_of() {
+    const ARCHITECTURE: usize = 1;
+    const FIRST_ARGUMENT: usize = 4;
+    let mut random = 1_u64;
+    let mut below = |limit: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % limit
+    };
+    for (filter, chain) in [(&WASI, WASI_CHAIN), (&WASI_NETWORK, WASI_NETWORK_CHAIN), (&WASMC, WASMC_CHAIN)] {
+        assert!(filter.0.len() < chain.len());
+        let mut data = [0; 16];
+        data[ARCHITECTURE] = chain[1].k;
+        let mut allowed = 0;
+        for number in (0..1024).chain([u32::MAX, 1 << 30, 1 << 30 | 1]) {
+            data[0] = number;
+            // What the arguments of this call are compared with, and what lies beside it.
+            let at = chain.iter().position(|it| it.code == JUMP_IF_EQUAL && it.k == number);
+            let of_call = &chain[at.unwrap_or(0)..][..at.map_or(1, |at| 40.min(chain.len() - at))];
+            let near = |k: u32| [0, k, k.wrapping_sub(1), k.wrapping_add(1), !k];
+            let values: Vec<u32> = of_call.iter().flat_map(|it| near(it.k)).collect();
+            for _ in 0..if at.is_some() { 2000 } else { 1 } {
+                data[FIRST_ARGUMENT..].fill_with(|| values[below(values.len())]);
+                let answer = decide(filter.0, &data).expect("an answer");
+                assert_eq!(Some(answer), decide(chain, &data), "{data:?}");
+                allowed += u32::from(answer == libc::SECCOMP_RET_ALLOW);
+            }
+        }
+        assert!(allowed > 10_000, "{allowed}");
+        data[ARCHITECTURE] ^= 1;
+        assert_eq!(decide(filter.0, &data), Some(libc::SECCOMP_RET_KILL_PROCESS));
+    }
+}
