@@ -15,7 +15,7 @@ export CORACLE_LIBEXEC := $(LIBEXEC)
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
 
 setup: ## Install the Debian packages that building, the demo and the tests need
 	@scripts/setup build demo test
@@ -42,7 +42,7 @@ test: ## Set up, build, and run all checks and tests
 	@$(MAKE) --no-print-directory build
 	@TARGET_DIR="$(TARGET_DIR)" CARGO="$(CARGO)" scripts/test
 
-bench: ## Measure start times against crun and runc, and modules against native programs (as root, on an idle machine)
+bench: ## Measure times and memory beside crun and runc, and write docs/benchmarks.md (as root, on an idle machine)
 	@scripts/setup build demo test bench
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) run --locked --quiet -p coracle-bench -- $(PARTS)

@@ -7,7 +7,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use coracle_integration::{Container, Host, Job};
 
-use crate::pair::{Case, rate, table};
+use crate::pair::{self, Case, rate};
+use crate::report::Report;
+use crate::runtime::Runtime;
 
 const ROUNDS: usize = 5;
 const MIB: usize = 1 << 20;
@@ -25,10 +27,10 @@ const TRANSFERS: [Case; 5] = [
     Case { what: "send to a socket", arguments: &["send", "512"], unit: UNIT, run: send },
 ];
 
-/// Measures and prints.
-pub fn measure(host: &Host) -> Result<()> {
-    let title = format!("bulk input and output, {AMOUNT} MiB in pieces of 64 KiB");
-    table(host, &title, ROUNDS, &TRANSFERS)
+/// Measures all.
+pub fn measure(host: &Host, _: &[Runtime]) -> Result<Report> {
+    let title = format!("Bulk input and output, {AMOUNT} MiB in pieces of 64 KiB");
+    pair::measure(host, &title, ROUNDS, &TRANSFERS)
 }
 
 /// The container does all itself. The file stays in the page cache.

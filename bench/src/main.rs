@@ -1,24 +1,45 @@
-//! Measurements: `make bench`, or `make bench PARTS="start server"` for some of them; and `make bench-syscalls`.
+//! Measurements: `make bench`, or `make bench PARTS="start memory"` for some of them; and `make bench-syscalls`.
 //!
-//! Whatever is compared takes turns, so that a change of the machine's load meets all of it; medians are shown.
+//! Whatever is compared takes turns, so that a change of the machine's load meets all of it. What comes of it is written
+//! to docs/benchmarks.md.
 
-use anyhow::{Result, bail};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
 use coracle_integration::Host;
 
 mod bulk;
+mod density;
+mod hugetlb;
+mod memory;
+mod module;
+mod native;
 mod pair;
+mod plot;
+mod podman;
 mod processor;
+mod programs;
+mod report;
 mod runtime;
+mod sample;
 mod server;
-mod start;
 mod strace;
 mod syscalls;
 mod wrk;
 
-type Part = (&'static str, fn(&Host) -> Result<()>);
+use hugetlb::Hugetlb;
+use report::{Report, circumstances};
+use runtime::Runtime;
 
-const PARTS: [Part; 4] = [
-    ("start", start::measure),
+type Part = (&'static str, fn(&Host, &[Runtime]) -> Result<Report>);
+
+const PARTS: [Part; 9] = [
+    ("start", native::start),
+    ("commands", native::commands),
+    ("modules", module::measure),
+    ("memory", memory::measure),
+    ("density", density::measure),
+    ("podman", podman::measure),
     ("server", server::measure),
     ("bulk", bulk::measure),
     ("cpu", processor::measure),
@@ -32,10 +53,17 @@ fn main() -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|name| !PARTS.iter().any(|(part, _)| part == name)) {
         bail!("unknown part {unknown} (known: {})", PARTS.map(|(part, _)| part).join(" "));
     }
-    let host = Host::new()?;
+    let _hugetlb = Hugetlb::move_to_v1();
+    let runtimes = Runtime::all()?;
     for (part, measure) in PARTS {
         if wanted.is_empty() || wanted.iter().any(|name| name == part) {
-            measure(&host)?;
+            let start = Instant::now();
+            let circumstances = circumstances(&runtimes)?;
+            let host = Host::new()?;
+            let report = measure(&host, &runtimes).context(part)?;
+            host.is_clean()?;
+            println!("{} ({} s)\n\n{}", report.title, start.elapsed().as_secs(), report.table());
+            report.write(part, &circumstances)?;
         }
     }
     Ok(())

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use coracle_integration::{Container, Host, native_package, package};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+
+use crate::report::Report;
+use crate::sample::{Contestant, take_turns};
 
 /// A package of the guests' workspace with these arguments: first the module, then the native program.
 pub fn pair<'h>(host: &'h Host, name: &str, arguments: &[&str]) -> Result<[Container<'h>; 2]> {
@@ -36,41 +38,19 @@ pub struct Case {
     pub run: fn(&Container) -> Result<f64>,
 }
 
-/// Measures all cases, so many rounds each, and prints a table.
-pub fn table(host: &Host, title: &str, rounds: usize, cases: &[Case]) -> Result<()> {
-    let bar = progress(cases.len() * rounds);
-    let mut lines = vec![format!("{title}, {rounds} rounds in turn:")];
-    lines.push(format!("  {:24} {:>10} {:>10} {:8} ratio", "", "module", "native", ""));
-    for case in cases {
-        bar.set_message(case.what);
+/// Measures all cases, so many rounds each.
+///
+/// # Errors
+/// A container fails.
+pub fn measure(host: &Host, title: &str, rounds: usize, cases: &[Case]) -> Result<Report> {
+    let measure = |case: &Case| {
         let containers = pair(host, "work", case.arguments)?;
-        let mut rates = [Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            for (container, rates) in containers.iter().zip(&mut rates) {
-                rates.push((case.run)(container).context(case.what)?);
-            }
-            bar.inc(1);
-        }
-        let [module, native] = rates.each_mut().map(|rates| median(rates));
-        let (what, unit, ratio) = (case.what, case.unit, module / native);
-        lines.push(format!("  {what:24} {module:10.0} {native:10.0} {unit:8} {ratio:5.2}"));
-    }
-    bar.finish_and_clear();
-    println!("{}", lines.join("\n"));
-    Ok(())
-}
-
-/// How far the measurements of one part are.
-pub fn progress(steps: usize) -> ProgressBar {
-    let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// The one in the middle.
-pub fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        let [module, native] = &containers;
+        let once = |container| Ok((case.run)(container)?.into());
+        let contestants =
+            vec![Contestant::new("module", || once(module)), Contestant::new("native", || once(native))];
+        take_turns(case.what, case.unit, rounds, contestants)
+    };
+    let cases = cases.iter().map(measure).collect::<Result<_>>()?;
+    Ok(Report { title: title.into(), cases, notes: Vec::new() })
 }

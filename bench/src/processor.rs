@@ -3,7 +3,9 @@
 use anyhow::Result;
 use coracle_integration::{Container, Host};
 
-use crate::pair::{Case, rate, table};
+use crate::pair::{self, Case, rate};
+use crate::report::Report;
+use crate::runtime::Runtime;
 
 const ROUNDS: usize = 5;
 
@@ -13,9 +15,9 @@ const KERNELS: [Case; 3] = [
     Case { what: "sorting and counting", arguments: &["sort", "2000000"], unit: "k/s", run },
 ];
 
-/// Measures and prints.
-pub fn measure(host: &Host) -> Result<()> {
-    table(host, "processor", ROUNDS, &KERNELS)
+/// Measures all.
+pub fn measure(host: &Host, _: &[Runtime]) -> Result<Report> {
+    pair::measure(host, "Work for the processor", ROUNDS, &KERNELS)
 }
 
 fn run(container: &Container) -> Result<f64> {

@@ -21,22 +21,40 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Coracle.
-    #[must_use]
-    pub fn coracle() -> Runtime {
-        Runtime { name: "coracle", program: coracle() }
+    /// Coracle, and crun and runc if they are there and can run a container on this host. `BENCH_CRUN` names another crun
+    /// than Debian's.
+    ///
+    /// # Errors
+    /// Coracle can not.
+    pub fn all() -> Result<Vec<Runtime>> {
+        let host = Host::new()?;
+        let crun = std::env::var_os("BENCH_CRUN").map_or_else(|| "/usr/bin/crun".into(), PathBuf::from);
+        let mut all = vec![Runtime { name: "coracle", program: coracle() }];
+        all[0].runs(&host)?;
+        for (name, program) in [("crun", crun), ("runc", "/usr/sbin/runc".into())] {
+            let peer = Runtime { name, program };
+            match peer.runs(&host) {
+                Ok(()) => all.push(peer),
+                Err(error) => eprintln!("without {name}: {error}"),
+            }
+        }
+        Ok(all)
     }
 
-    /// Coracle, and crun and runc if they are there. `BENCH_CRUN` names another crun than Debian's.
-    #[must_use]
-    pub fn all() -> Vec<Runtime> {
-        let crun = std::env::var_os("BENCH_CRUN").map_or_else(|| "/usr/bin/crun".into(), PathBuf::from);
-        let peers = [
-            Runtime { name: "crun", program: crun },
-            Runtime { name: "runc", program: "/usr/sbin/runc".into() },
-        ];
-        let peers = peers.into_iter().filter(|peer| peer.program.exists());
-        [Runtime::coracle()].into_iter().chain(peers).collect()
+    fn runs(&self, host: &Host) -> Result<()> {
+        let subject = self.container(host, &["/bin/true"])?;
+        subject.container.save()?;
+        subject.run().finish()?.ok().map(drop)
+    }
+
+    /// What it says of its version.
+    ///
+    /// # Errors
+    /// It says nothing.
+    pub fn version(&self) -> Result<String> {
+        let said = command(&self.program).arg("--version").finish()?.ok()?;
+        let line = said.lines().next().with_context(|| said.to_string())?;
+        Ok(line.rsplit(' ').next().unwrap_or(line).to_owned())
     }
 
     /// A container of busybox with `coracle spec`'s configuration.
@@ -44,14 +62,15 @@ impl Runtime {
     /// # Errors
     /// It cannot be made.
     pub fn container<'h>(&self, host: &'h Host, args: &[&str]) -> Result<Subject<'h>> {
-        Ok(self.subject(host.container(args)?))
+        let mut container = host.container(args)?;
+        container.config["root"]["readonly"] = json!(true);
+        Ok(self.subject(container))
     }
 
     /// This container under this runtime, in the cgroup that each runtime gives it by itself.
     #[must_use]
     pub fn subject<'h>(&self, mut container: Container<'h>) -> Subject<'h> {
         container.config["ociVersion"] = json!(VERSION);
-        container.config["root"]["readonly"] = json!(true);
         if let Some(linux) = container.config["linux"].as_object_mut() {
             linux.remove("cgroupsPath");
         }
@@ -139,6 +158,17 @@ impl Subject<'_> {
     /// It does not.
     pub fn wait(&self) -> Result<()> {
         reap(self.pid()?).map(drop)
+    }
+
+    /// Deletes the container, running or not.
+    ///
+    /// # Errors
+    /// It cannot be deleted.
+    pub fn remove(&self) -> Result<()> {
+        self.verb("delete", &["--force"]).finish()?.ok()?;
+        // Gone already, if somebody has waited for it.
+        let _ = self.wait();
+        Ok(())
     }
 }
 

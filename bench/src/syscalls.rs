@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::{Runtime, Subject};
 use crate::strace::{Cost, Traced};
 
-/// The fewest of so many are taken: what one more signal or a longer file has caused is not the command's.
+/// The fewest of so many are taken: what one more signal or a longer file has caused is not the command's. The others'
+/// are only for comparison.
 const ROUNDS: usize = 3;
 /// One call in so many may be more than the budget says.
 const HEADROOM: usize = 50;
@@ -72,9 +73,12 @@ const COMMANDS: [(&str, Measure); 9] = [
 ];
 
 /// Prints all costs, and fails when one is past its budget; or records them.
+///
+/// # Errors
+/// A command of Coracle fails.
 pub fn measure(update: bool) -> Result<()> {
     let host = Host::new()?;
-    let runtimes = Runtime::all();
+    let runtimes = Runtime::all()?;
     let mut found = BTreeMap::new();
     print!("{:18}", "calls (forks)");
     runtimes.iter().for_each(|runtime| print!("{:>14}", runtime.name));
@@ -82,7 +86,7 @@ pub fn measure(update: bool) -> Result<()> {
     for (what, measure) in COMMANDS {
         print!("{what:18}");
         for runtime in &runtimes {
-            // Of the others it is only for comparison, and runs no module.
+            // The others run no module.
             let cost = match least(&host, runtime, measure) {
                 Ok(cost) if runtime.name == "coracle" => *found.entry(what.to_owned()).or_insert(cost),
                 Ok(cost) => cost,
@@ -97,12 +101,13 @@ pub fn measure(update: bool) -> Result<()> {
         println!();
     }
     host.is_clean()?;
-    if update { record(&host, &found) } else { check(&found) }
+    if update { record(&host, &runtimes[0], &found) } else { check(&found) }
 }
 
 fn least(host: &Host, runtime: &Runtime, measure: Measure) -> Result<Cost> {
     let mut costs = Vec::new();
-    for _ in 0..ROUNDS {
+    let rounds = if runtime.name == "coracle" { ROUNDS } else { 1 };
+    for _ in 0..rounds {
         costs.push(measure(host, runtime)?);
     }
     costs.into_iter().min_by_key(|cost| cost.calls).context("no round")
@@ -143,7 +148,7 @@ fn check(found: &BTreeMap<String, Cost>) -> Result<()> {
 }
 
 /// Records the costs, each with what a hierarchy adds.
-fn record(host: &Host, found: &BTreeMap<String, Cost>) -> Result<()> {
+fn record(host: &Host, coracle: &Runtime, found: &BTreeMap<String, Cost>) -> Result<()> {
     let hierarchies = hierarchies()?;
     let gone = hide_hierarchies()?;
     let mut commands = BTreeMap::new();
@@ -151,7 +156,7 @@ fn record(host: &Host, found: &BTreeMap<String, Cost>) -> Result<()> {
         let cost = *found.get(what).context(what)?;
         let mut per_hierarchy = 0.0;
         if gone > 0 {
-            let without = least(host, &Runtime::coracle(), measure)?;
+            let without = least(host, coracle, measure)?;
             #[allow(clippy::cast_precision_loss)]
             let added = cost.calls.saturating_sub(without.calls) as f64 / gone as f64;
             per_hierarchy = (added * 10.0).round() / 10.0;

@@ -9,8 +9,6 @@ use coracle_integration::{Run, command};
 pub struct Load {
     /// Requests per second.
     pub rate: f64,
-    /// The median latency, in milliseconds.
-    pub median: f64,
     /// What one request in a hundred takes longer than, in milliseconds.
     pub p99: f64,
 }
@@ -27,11 +25,7 @@ pub fn load(address: SocketAddr, connections: usize, seconds: u32) -> Result<Loa
         let value = done.lines().find_map(|line| line.trim().strip_prefix(name));
         value.map(str::trim).with_context(|| format!("no {name} in {done}"))
     };
-    Ok(Load {
-        rate: field("Requests/sec:")?.parse()?,
-        median: milliseconds(field("50%")?)?,
-        p99: milliseconds(field("99%")?)?,
-    })
+    Ok(Load { rate: field("Requests/sec:")?.parse()?, p99: milliseconds(field("99%")?)? })
 }
 
 fn milliseconds(value: &str) -> Result<f64> {
