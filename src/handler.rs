@@ -43,6 +43,17 @@ pub enum Choice {
     Detect,
 }
 
+impl Choice {
+    /// Whether a program of that name is likely to be run by the Wasm handler.
+    pub fn expects_module(self, program: &str) -> bool {
+        match self {
+            Self::Native => false,
+            Self::Wasm => true,
+            Self::Detect => program.ends_with(".wasm"),
+        }
+    }
+}
+
 /// Picks the candidate from annotations and the name this program was called by.
 ///
 /// # Errors

@@ -25,6 +25,8 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Served<'a> {
     choice: Choice,
+    /// What a module needs, if one is expected: had while the process is busy.
+    tools: Option<wasm::Tools>,
     /// What the process may ask for while it makes its root file system.
     pub(super) outside: Option<rootfs::Server<'a>>,
     /// The device of the root file system, where only its engine can have mounted anything.
@@ -34,8 +36,12 @@ pub(super) struct Served<'a> {
 }
 
 impl Served<'_> {
-    pub(super) fn new(choice: Choice, rootfs: Option<u64>) -> Self {
-        Self { choice, rootfs, outside: None, terminal: None }
+    /// `program` is the name of what the process will execute.
+    pub(super) fn new(choice: Choice, program: Option<&String>, rootfs: Option<u64>) -> Self {
+        let is_expected = choice.expects_module(program.map_or("", String::as_str));
+        // What is wrong is said if there is a module.
+        let tools = if is_expected { wasm::Tools::get().ok() } else { None };
+        Self { choice, tools, rootfs, outside: None, terminal: None }
     }
 
     /// Answers one message; true when the process is ready.
@@ -61,7 +67,7 @@ impl Served<'_> {
             Some(Message::Warning(text)) => log::warn(&text),
             Some(Message::Terminal(master)) => self.terminal = Some(master),
             Some(Message::Module(name, file)) => {
-                let answer = prepare_module(&name, &file, self.choice, self.rootfs)?;
+                let answer = self.prepare_module(&name, &file)?;
                 socket.send(&answer)?;
             }
             Some(Message::Failed(text)) => return Err(init::Error::Reported(text).into()),
@@ -69,6 +75,19 @@ impl Served<'_> {
             None => return Err(init::Error::ChildGone(String::new()).into()),
         }
         Ok(false)
+    }
+
+    /// The handler and artifact for what is, or was said to be, a module.
+    fn prepare_module(&mut self, name: &str, file: &OwnedFd) -> Result<Message, Error> {
+        use std::io::IsTerminal;
+        let kind = wasm::sniff(file.as_fd()).map_err(io_error(Path::new(name)))?;
+        if kind == wasm::Kind::NotWasm && self.choice != Choice::Wasm {
+            return Ok(Message::Native);
+        }
+        let progress = io::stderr().is_terminal();
+        let tools = self.tools.take().map_or_else(wasm::Tools::get, Ok)?;
+        let wasm::Handler { program, artifact } = tools.prepare(file.as_fd(), name, progress, self.rootfs)?;
+        Ok(Message::Handler(program, artifact))
     }
 }
 
@@ -80,18 +99,6 @@ pub(super) fn child_gone(socket: &Socket, error: init::Error) -> Error {
         Ok(Some(Message::Failed(text))) => init::Error::Reported(text).into(),
         _ => error.into(),
     }
-}
-
-/// The handler and artifact for what is, or was said to be, a module.
-fn prepare_module(name: &str, file: &OwnedFd, choice: Choice, rootfs: Option<u64>) -> Result<Message, Error> {
-    use std::io::IsTerminal;
-    let kind = wasm::sniff(file.as_fd()).map_err(io_error(Path::new(name)))?;
-    if kind == wasm::Kind::NotWasm && choice != Choice::Wasm {
-        return Ok(Message::Native);
-    }
-    let progress = io::stderr().is_terminal();
-    let wasm::Handler { program, artifact } = wasm::prepare(file.as_fd(), name, progress, rootfs)?;
-    Ok(Message::Handler(program, artifact))
 }
 
 /// Takes descriptor `number` of a process that has just been put under its filter, and gives it to the listener.

@@ -1,6 +1,6 @@
 //! From a module in a container to the two descriptors that run it: the handler's program and the artifact.
 //!
-//! What happens to a module, in order: [`sniff`] tells it from everything else by eight bytes; [`prepare`] hashes it
+//! What happens to a module, in order: [`sniff`] tells it from everything else by eight bytes; [`Tools::prepare`] hashes it
 //! (or [remembers its digest](digest)), forms the [key](key) under which its artifact would be found, and looks
 //! into the [cache](cache). Only if that has none, the module is copied to memory and [compiled](compiler)
 //! by a program of its own. The artifact comes from there and from nowhere else: an image can supply a
@@ -155,22 +155,43 @@ pub struct Handler {
     pub artifact: OwnedFd,
 }
 
-/// Gets ready to run a module. `name` is its path, for messages; with `progress`, a compilation is shown on
-/// standard error if that is a terminal. `rootfs` is the device number of the container's root file system as
-/// its engine made it, if no process of the container can have had a hand in its mounts.
-///
-/// # Errors
-/// What is wrong with the module, in one line, or with our own installation.
-pub fn prepare(
-    module: BorrowedFd<'_>,
-    name: &str,
-    progress: bool,
-    rootfs: Option<u64>,
-) -> Result<Handler, Error> {
-    let (compiler, program) = (find_program(COMPILER)?, find_program(HANDLER)?);
-    let cache = default_cache();
-    let found = artifact(&compiler, cache.as_ref(), module, name, progress, Origin::Container(rootfs))?;
-    Ok(Handler { program: open_handler(&program)?, artifact: found.artifact })
+/// What it takes to run any module. It can be had while it is not yet known which one, or whether there is one.
+#[derive(Debug)]
+pub struct Tools {
+    cache: Option<Cache>,
+    compiler: Compiler,
+    handler: OwnedFd,
+}
+
+impl Tools {
+    /// Finds the programs and opens the cache.
+    ///
+    /// # Errors
+    /// What is wrong with our own installation.
+    pub fn get() -> Result<Self, Error> {
+        let (compiler, program) = (find_program(COMPILER)?, find_program(HANDLER)?);
+        let cache = default_cache();
+        let compiler = Compiler::open(&compiler, cache.as_ref())?;
+        Ok(Self { cache, compiler, handler: open_handler(&program)? })
+    }
+
+    /// Gets ready to run a module. `name` is its path, for messages; with `progress`, a compilation is shown on
+    /// standard error if that is a terminal. `rootfs` is the device number of the container's root file system as
+    /// its engine made it, if no process of the container can have had a hand in its mounts.
+    ///
+    /// # Errors
+    /// What is wrong with the module, in one line, or with the compiler.
+    pub fn prepare(
+        self,
+        module: BorrowedFd<'_>,
+        name: &str,
+        progress: bool,
+        rootfs: Option<u64>,
+    ) -> Result<Handler, Error> {
+        let origin = Origin::Container(rootfs);
+        let found = self.compiler.artifact(self.cache.as_ref(), module, name, progress, origin)?;
+        Ok(Handler { program: self.handler, artifact: found.artifact })
+    }
 }
 
 /// What came of asking for an artifact.
@@ -187,7 +208,7 @@ pub struct Found {
 /// Compiles a module of the administrator's own into the cache, or finds it there.
 ///
 /// # Errors
-/// As [`prepare`].
+/// As [`Tools::get`] and [`Tools::prepare`].
 pub fn warm(cache: &Cache, module: BorrowedFd<'_>, name: &str, progress: bool) -> Result<Found, Error> {
     artifact(&find_program(COMPILER)?, Some(cache), module, name, progress, Origin::Container(None))
 }
@@ -218,63 +239,82 @@ fn artifact(
     progress: bool,
     origin: Origin,
 ) -> Result<Found, Error> {
-    let unreadable = |e: io::Error| Error::Read { name: name.to_owned(), reason: e.into() };
-    let stat = rustix::fs::fstat(module).map_err(|e| unreadable(e.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::NotAFile { name: name.to_owned() });
+    Compiler::open(compiler, cache)?.artifact(cache, module, name, progress, origin)
+}
+
+/// The compiler's program.
+#[derive(Debug)]
+struct Compiler {
+    path: PathBuf,
+    stat: Stat,
+    /// None without a cache, or if the program cannot be read: it may still be run.
+    digest: Option<blake3::Hash>,
+}
+
+impl Compiler {
+    fn open(path: &Path, cache: Option<&Cache>) -> Result<Self, Error> {
+        let error = |e: rustix::io::Errno| Error::Program { path: path.to_owned(), reason: e.into() };
+        let program =
+            rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+        let stat = rustix::fs::fstat(&program).map_err(error)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let digest = |cache: &Cache| {
+            digest::remembered(&cache.directory, program.as_fd(), &stat, size, Origin::Ours).ok()
+        };
+        Ok(Self { path: path.to_owned(), digest: cache.and_then(digest), stat })
     }
-    let too_large = || Error::TooLarge { name: name.to_owned() };
-    let size =
-        u64::try_from(stat.st_size).ok().filter(|size| *size <= LARGEST_MODULE).ok_or_else(too_large)?;
-    let (program, program_stat) = open_compiler(compiler)
-        .map_err(|e| Error::Program { path: compiler.to_owned(), reason: e.into() })?;
 
-    let cache = cache.and_then(|cache| {
-        // A compiler that cannot be read may still be run.
-        compiler_digest(cache, &program, &program_stat).ok().map(|compiler| (cache, compiler))
-    });
-
-    // Whatever goes wrong with the module here will be seen again, and reported, below.
-    if let Some((cache, compiler)) = cache
-        && let Ok(module) = digest::remembered(&cache.directory, module, &stat, size, origin)
-        && let Some(artifact) = cache.find(&Key::new(module, compiler))
-    {
-        return mappable(cache, artifact, module, false).map_err(unreadable);
+    /// Whether the file has been the same since.
+    fn is_same(&self) -> bool {
+        let identity =
+            |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec);
+        rustix::fs::stat(&self.path).is_ok_and(|now| identity(&now) == identity(&self.stat))
     }
 
-    let copy = compiler::snapshot(module, LARGEST_MODULE).map_err(unreadable)?.ok_or_else(too_large)?;
-    let size = copy.metadata().map_err(unreadable)?.len();
-    let digest = digest::hash(copy.as_fd(), size).map_err(unreadable)?;
-    let mut compiled = false;
-    let mut compile = || -> Result<(OwnedFd, bool), Error> {
-        compiled = true;
-        let artifact = compiler::compile(compiler, &copy, name, progress)?;
-        // If an update replaced the compiler meanwhile, it is not known which one made this.
-        Ok((artifact.into(), same_file(compiler, &program_stat)))
-    };
-    match cache {
-        Some((cache, compiler)) => {
-            let artifact = cache.find_or_compile(&Key::new(digest, compiler), size, name, compile)?;
-            mappable(cache, artifact, digest, compiled).map_err(unreadable)
+    fn artifact(
+        &self,
+        cache: Option<&Cache>,
+        module: BorrowedFd<'_>,
+        name: &str,
+        progress: bool,
+        origin: Origin,
+    ) -> Result<Found, Error> {
+        let unreadable = |e: io::Error| Error::Read { name: name.to_owned(), reason: e.into() };
+        let stat = rustix::fs::fstat(module).map_err(|e| unreadable(e.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::NotAFile { name: name.to_owned() });
         }
-        None => Ok(Found { artifact: compile()?.0, module: digest, compiled: true }),
+        let too_large = || Error::TooLarge { name: name.to_owned() };
+        let size =
+            u64::try_from(stat.st_size).ok().filter(|size| *size <= LARGEST_MODULE).ok_or_else(too_large)?;
+        let cache = cache.zip(self.digest);
+
+        // Whatever goes wrong with the module here will be seen again, and reported, below.
+        if let Some((cache, compiler)) = cache
+            && let Ok(module) = digest::remembered(&cache.directory, module, &stat, size, origin)
+            && let Some(artifact) = cache.find(&Key::new(module, compiler))
+        {
+            return mappable(cache, artifact, module, false).map_err(unreadable);
+        }
+
+        let copy = compiler::snapshot(module, LARGEST_MODULE).map_err(unreadable)?.ok_or_else(too_large)?;
+        let size = copy.metadata().map_err(unreadable)?.len();
+        let digest = digest::hash(copy.as_fd(), size).map_err(unreadable)?;
+        let mut compiled = false;
+        let mut compile = || -> Result<(OwnedFd, bool), Error> {
+            compiled = true;
+            let artifact = compiler::compile(&self.path, &copy, name, progress)?;
+            // If an update replaced the compiler meanwhile, it is not known which one made this.
+            Ok((artifact.into(), self.is_same()))
+        };
+        match cache {
+            Some((cache, compiler)) => {
+                let artifact = cache.find_or_compile(&Key::new(digest, compiler), size, name, compile)?;
+                mappable(cache, artifact, digest, compiled).map_err(unreadable)
+            }
+            None => Ok(Found { artifact: compile()?.0, module: digest, compiled: true }),
+        }
     }
-}
-
-fn open_compiler(path: &Path) -> Result<(OwnedFd, Stat), rustix::io::Errno> {
-    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = rustix::fs::fstat(&file)?;
-    Ok((file, stat))
-}
-
-fn compiler_digest(cache: &Cache, program: &OwnedFd, stat: &Stat) -> io::Result<blake3::Hash> {
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    digest::remembered(&cache.directory, program.as_fd(), stat, size, Origin::Ours)
-}
-
-fn same_file(path: &Path, stat: &Stat) -> bool {
-    let identity = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec);
-    rustix::fs::stat(path).is_ok_and(|now| identity(&now) == identity(stat))
 }
 
 /// The artifact as a container may have it. The container's root could open the descriptor once more, for writing,
