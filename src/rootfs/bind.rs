@@ -52,6 +52,11 @@ pub(super) fn put(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     }
 }
 
+/// Puts a detached tree on what has this name in a directory that only we have seen.
+pub(super) fn put_in(tree: impl AsFd, dir: impl AsFd, name: &str) -> Result<(), Errno> {
+    move_mount(tree, c"", dir, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
 /// A bind mount of config.json, the entry of this index. A link that was copied is none.
 pub(super) fn mount(
     ctx: &Context,
@@ -116,6 +121,16 @@ pub(super) fn attach(
     source: &str,
 ) -> Result<(), Error> {
     put(tree, target).map_err(Error::mount(source, dest))?;
+    set_options(ctx, tree, dest, options)
+}
+
+/// Gives a tree the options of its mount, when it is in its place: Linux before 5.12 changes no detached one.
+pub(super) fn set_options(
+    ctx: &Context,
+    tree: &OwnedFd,
+    dest: &Path,
+    options: &Options,
+) -> Result<(), Error> {
     let mut attributes = options.attributes();
     if delayed_read_only("bind", dest) {
         attributes.set.remove(Attributes::READ_ONLY.set);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, statfs, symlinkat};
+use rustix::fs::{CWD, Mode, mkdirat, statfs, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount as mount_fs};
 use rustix::process::fchdir;
@@ -28,7 +28,7 @@ pub(super) fn mount(
     root: &Root,
     dest: &Path,
     options: &Options,
-) -> Result<Option<OwnedFd>, Error> {
+) -> Result<OwnedFd, Error> {
     let (target, _) = mount_point(root, dest, Kind::Directory)?;
     let forced = ctx.spec.annotations().as_ref().and_then(|annotations| annotations.get(FORCE_V1));
     if forced.is_some_and(|at| Path::new(at) == dest) {
@@ -38,7 +38,6 @@ pub(super) fn mount(
     } else {
         v1(ctx, &target, dest, options)
     }
-    .map(Some)
 }
 
 /// Whether the host has cgroup v2 alone.
@@ -87,9 +86,8 @@ fn v1(ctx: &Context, target: &OwnedFd, dest: &Path, options: &Options) -> Result
             let source = own.to_string_lossy();
             let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
             let tree = bind::clone_all(CWD, own).map_err(failed)?;
-            let place = Root::below(&top).and_then(|top| top.open_plain(Path::new(name), OFlags::PATH));
-            let place = place.map_err(Error::mount_point(&dest))?;
-            bind::attach(ctx, &tree, &place, &dest, options, &source)?;
+            bind::put_in(&tree, &top, name).map_err(failed)?;
+            bind::set_options(ctx, &tree, &dest, options)?;
         }
         for controller in name.split(',').filter(|controller| controller != name) {
             match symlinkat(name, CWD, controller) {

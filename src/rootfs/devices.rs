@@ -1,7 +1,7 @@
 //! Device files, and the links programs expect in /dev.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::mount::destination;
 use super::options::Options;
-use super::resolve::{Root, clean};
+use super::resolve::{Root, clean, open_plain};
 use super::{Context, Error, Request, bind};
 
 /// The devices the runtime specification demands ("Default Devices"); all are 0666.
@@ -173,7 +173,7 @@ fn put(device: &OwnedFd, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let target = Root::below(dir)?.open_plain(Path::new(name), OFlags::PATH)?;
+    let target = open_plain(dir.as_fd(), Path::new(name), OFlags::PATH)?;
     bind::put(device, target)
 }
 

@@ -18,32 +18,31 @@ use rustix::process::chdir;
 use super::attributes::Attributes;
 use super::mount::Mounted;
 use super::options::Options;
-use super::resolve::{Root, clean, is_directory, top};
+use super::resolve::{self, Root, clean, is_directory, top};
 use super::{Error, bind, mount};
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Makes `/` read-only; other mounts stay as they are.
-pub(super) fn read_only_root() -> Result<(), Error> {
-    open(c"/", PATH, Mode::empty())
-        .and_then(|root| Attributes::READ_ONLY.apply(root.as_fd(), false))
+pub(super) fn read_only_root(root: &Root) -> Result<(), Error> {
+    Attributes::READ_ONLY
+        .apply(root.as_fd(), false)
         .map_err(|errno| Error::ReadOnly { path: "/".into(), reason: errno.into() })
 }
 
 /// Opens a path of the container's; `kernel` is its procfs and sysfs.
-fn open_path(kernel: &[Mounted], path: &str) -> Result<OwnedFd, Errno> {
+fn open_path(root: &Root, kernel: &[Mounted], path: &str) -> Result<OwnedFd, Errno> {
     let path = clean(Path::new(path));
     let found = kernel.iter().rev().find_map(|mount| Some((mount, path.strip_prefix(&mount.dest).ok()?)));
-    match found {
-        Some((mount, below)) => Root::below(&mount.top)?.open(&clean(below), OFlags::PATH),
-        None => Root::new(open(c"/", PATH, Mode::empty())?).open(&path, OFlags::PATH),
-    }
+    let (top, path) = found.map_or((root.as_fd(), path.as_path()), |(mount, below)| (mount.top.as_fd(), below));
+    // To the kernel, no path at all is none.
+    resolve::open(top, if path.as_os_str().is_empty() { Path::new("/") } else { path }, OFlags::PATH)
 }
 
 /// Makes paths read-only with everything mounted below them. Missing ones are no error.
-pub(super) fn read_only(kernel: &[Mounted], paths: &[String]) -> Result<(), Error> {
+pub(super) fn read_only(root: &Root, kernel: &[Mounted], paths: &[String]) -> Result<(), Error> {
     for path in paths {
-        match open_path(kernel, path).and_then(|path| read_only_path(&path)) {
+        match open_path(root, kernel, path).and_then(|path| read_only_path(&path)) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Error::ReadOnly { path: path.into(), reason: errno.into() }),
         }
@@ -63,12 +62,17 @@ fn read_only_path(target: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Hides files behind /dev/null and directories behind an empty read-only tmpfs. Missing ones are no error.
-pub(super) fn hide(kernel: &[Mounted], paths: &[String], label: Option<&str>) -> Result<(), Error> {
+pub(super) fn hide(
+    root: &Root,
+    kernel: &[Mounted],
+    paths: &[String],
+    label: Option<&str>,
+) -> Result<(), Error> {
     let mut null = None;
     let mut empty = None;
     for path in paths {
         let failed = |errno: Errno| Error::Mask { path: path.clone(), reason: errno.into() };
-        let target = match open_path(kernel, path) {
+        let target = match open_path(root, kernel, path) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             result => result.map_err(failed)?,
         };

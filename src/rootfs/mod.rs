@@ -32,7 +32,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::umask;
 
@@ -104,13 +104,17 @@ pub fn make_read_only(mount: BorrowedFd) -> Result<(), Errno> {
     attributes::Attributes::READ_ONLY.apply(mount, false)
 }
 
-/// Makes a directory below the root that we are in, and those that lead to it, through no link of procfs.
+/// Makes a directory below the root, in which we are, and those that lead to it, through no link of procfs.
 ///
 /// # Errors
 /// Those of openat2(2) and mkdirat(2).
 pub fn make_directory(path: &Path) -> Result<(), Errno> {
+    match resolve::open(CWD, path, OFlags::PATH) {
+        Err(Errno::NOENT) => {}
+        result => return result.map(drop),
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root::new(open(c"/", flags, Mode::empty())?);
+    let root = Root::new(open(c".", flags, Mode::empty())?);
     root.create(path, resolve::Kind::Directory).map(drop)
 }
 
@@ -138,15 +142,15 @@ pub fn enter(ctx: &Context, prepared: &Prepared) -> Result<(), Error> {
 
 /// Takes away what the container may not write or see. It runs after hooks, sysctls and the console, which
 /// need to write.
-pub fn finish(ctx: &Context, Prepared { kept, .. }: &Prepared) -> Result<(), Error> {
+pub fn finish(ctx: &Context, Prepared { root, kept }: &Prepared) -> Result<(), Error> {
     kept.make_read_only()?;
     if ctx.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
-        masks::read_only_root()?;
+        masks::read_only_root(root)?;
     }
     if let Some(linux) = ctx.spec.linux() {
-        masks::read_only(&kept.kernel, linux.readonly_paths().as_deref().unwrap_or_default())?;
+        masks::read_only(root, &kept.kernel, linux.readonly_paths().as_deref().unwrap_or_default())?;
         let hidden = linux.masked_paths().as_deref().unwrap_or_default();
-        masks::hide(&kept.kernel, hidden, mount::label(ctx.spec))?;
+        masks::hide(root, &kept.kernel, hidden, mount::label(ctx.spec))?;
     }
     pivot::finish(ctx)
 }

@@ -76,17 +76,27 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn add(&mut self, mount: &Mount, dest: &Path, top: OwnedFd) -> Result<(), Errno> {
-        let fs = mount.typ().as_deref().unwrap_or_default();
+    fn add(&mut self, fs: &str, dest: &Path, options: &Options, top: OwnedFd) -> Result<(), Errno> {
         let mounted = |top| Mounted { dest: dest.to_owned(), top };
-        if delayed_read_only(fs, dest) && Options::of(mount).read_only() {
+        if delayed_read_only(fs, dest) && options.read_only() {
             self.read_only.push(mounted(top.try_clone().map_err(|_| Errno::MFILE)?));
         }
-        self.kernel.retain(|earlier| !earlier.dest.starts_with(dest));
-        if is_kernel(top.as_fd())? {
+        self.cover(dest);
+        // A new file system is what its type says; what was there already may be anything.
+        let kernel = match (options.bind, fs) {
+            (None, "proc" | "sysfs") => true,
+            (None, "tmpfs") => false,
+            _ => is_kernel(top.as_fd())?,
+        };
+        if kernel {
             self.kernel.push(mounted(top));
         }
         Ok(())
+    }
+
+    /// Forgets what has another mount over it.
+    fn cover(&mut self, dest: &Path) {
+        self.kernel.retain(|earlier| !earlier.dest.starts_with(dest));
     }
 
     /// Makes the mounts read-only that had to be writable until now.
@@ -105,14 +115,18 @@ pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
         let dest = destination(mount, ctx.rootfs);
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
-        let top = match (&options, mount.typ().as_deref().unwrap_or_default()) {
+        let fs = mount.typ().as_deref().unwrap_or_default();
+        let top = match (&options, fs) {
             (Options { remount: true, .. }, _) => remount(root, &dest, &options).map(|()| None)?,
             (Options { bind: Some(_), .. }, _) => bind::mount(ctx, root, (index, mount), &dest, &options)?,
-            (_, "cgroup" | "cgroup2") => cgroup::mount(ctx, root, &dest, &options)?,
-            _ => Some(filesystem(ctx, root, mount, &dest, &options)?),
+            (_, "cgroup" | "cgroup2") => Some(cgroup::mount(ctx, root, &dest, &options)?),
+            _ => {
+                kept.cover(&dest);
+                filesystem(ctx, root, mount, &dest, &options)?
+            }
         };
         if let Some(top) = top {
-            kept.add(mount, &dest, top).map_err(Error::mount_point(&dest))?;
+            kept.add(fs, &dest, &options, top).map_err(Error::mount_point(&dest))?;
         }
         if dest == Path::new("/") && !options.remount {
             // The root is what lies on top now.
@@ -122,14 +136,14 @@ pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
     Ok(kept)
 }
 
-/// A new file system. procfs and sysfs must lie where their path says.
+/// A new file system; its top if there is something left to do with it. procfs and sysfs must lie where their path says.
 fn filesystem(
     ctx: &Context,
     root: &Root,
     mount: &Mount,
     dest: &Path,
     options: &Options,
-) -> Result<OwnedFd, Error> {
+) -> Result<Option<OwnedFd>, Error> {
     let fs = mount.typ().as_deref().unwrap_or_default();
     let source = mount.source().as_deref().unwrap_or(Path::new(fs));
     let (target, existed) = match fs {
@@ -165,9 +179,13 @@ fn filesystem(
             if options.read_only() {
                 Attributes::READ_ONLY.apply(tree.as_fd(), true).map_err(Error::attributes(dest))?;
             }
-            return Ok(tree);
+            return Ok(Some(tree));
         }
         result => result.map_err(Error::mount(source.to_string_lossy(), dest))?,
+    }
+    let kept = matches!(fs, "proc" | "sysfs") || delayed_read_only(fs, dest) && options.read_only();
+    if !kept && label.is_none() && below.is_none() && options.propagation.is_empty() {
+        return Ok(None);
     }
     let top = top(target.as_fd()).map_err(Error::mount_point(dest))?;
     if let Some(label) = label.filter(|_| fs == "mqueue") {
@@ -177,7 +195,7 @@ fn filesystem(
         copyup::copy(&below, &top, dest)?;
     }
     propagate(top.as_fd(), dest, options)?;
-    Ok(top)
+    Ok(Some(top))
 }
 
 /// Gives a mount the propagation that it asks for.
@@ -240,7 +258,10 @@ pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(Owned
         return Ok((root.open(dest, OFlags::PATH).map_err(failed)?, true));
     }
     let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
-        Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
+        Err(Errno::NOENT) => match root.make_plain(dest, kind) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::EXIST) => (root.create(dest, kind).map_err(failed)?, false),
+            result => return result.map(|fd| (fd, false)).map_err(failed),
+        },
         Err(Errno::LOOP) => match root.open(dest, OFlags::PATH) {
             Err(Errno::NOENT) => (root.create(dest, kind).map_err(failed)?, false),
             result => (result.map_err(failed)?, true),

@@ -95,7 +95,6 @@ pub(super) fn go_to(root: &Root) -> Result<(), Error> {
 
 /// Makes the prepared root `/`, and the working directory.
 pub(super) fn enter(ctx: &Context, root: &Root) -> Result<(), Error> {
-    go_to(root)?;
     let wanted = propagation(ctx.spec)?;
     if !ctx.new_mount_ns {
         step("chroot", chroot(c"."))?;

@@ -5,7 +5,7 @@
 //! resolves it with `RESOLVE_IN_ROOT` (openat2(2)), where `..` and absolute symbolic links stay below the
 //! root, and what comes back is a descriptor, which cannot be redirected.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
@@ -26,6 +26,15 @@ pub(super) enum Kind {
     File,
 }
 
+impl Kind {
+    fn make(self, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        match self {
+            Self::Directory => mkdirat(dir, name, Mode::from_raw_mode(0o755)),
+            Self::File => mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+        }
+    }
+}
+
 impl Root {
     pub fn new(fd: OwnedFd) -> Self {
         Self(fd)
@@ -38,16 +47,12 @@ impl Root {
 
     /// Opens what is there, following symbolic links below the root.
     pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        self.resolve(path, flags, ResolveFlags::empty())
+        open(self.as_fd(), path, flags)
     }
 
     /// Opens what is there, and refuses (`ELOOP`) if any part of the path is a symbolic link.
     pub fn open_plain(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS)
-    }
-
-    fn resolve(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-        open_in(self.as_fd(), path, flags, resolve)
+        open_plain(self.as_fd(), path, flags)
     }
 
     /// Opens the path (`O_PATH`) after creating what is missing of it: directories with mode 0755, at the end
@@ -67,11 +72,7 @@ impl Root {
             Err(Errno::NOENT) => self.create_within(parent, Kind::Directory, steps)?,
             result => result?,
         };
-        let made = match kind {
-            Kind::Directory => mkdirat(&dir, name, Mode::from_raw_mode(0o755)),
-            Kind::File => mknodat(&dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
-        };
-        match made {
+        match kind.make(&dir, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -83,6 +84,17 @@ impl Root {
             }
             result => result,
         }
+    }
+
+    /// Makes what is not there, in a directory that is, and opens it (`O_PATH`): no part of the path is a symbolic link.
+    ///
+    /// # Errors
+    /// `ENOENT` if the directory is missing too, `ELOOP` if its path has a link, `EEXIST`.
+    pub fn make_plain(&self, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EXIST) };
+        let dir = self.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        kind.make(&dir, name)?;
+        open_plain(dir.as_fd(), Path::new(name), OFlags::PATH)
     }
 
     /// The directory that holds `path`, created if it is missing, and the last name.
@@ -120,6 +132,16 @@ impl AsFd for Root {
     }
 }
 
+/// [`Root::open`] below any directory.
+pub(super) fn open(root: BorrowedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    open_in(root, path, flags, ResolveFlags::empty())
+}
+
+/// [`Root::open_plain`] below any directory.
+pub(super) fn open_plain(root: BorrowedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    open_in(root, path, flags, ResolveFlags::NO_SYMLINKS)
+}
+
 fn open_in(root: BorrowedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // EAGAIN: something was renamed or mounted meanwhile, so the kernel could not vouch for "..".
@@ -135,7 +157,7 @@ fn open_in(root: BorrowedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) 
 /// What is mounted over a directory, or the directory. Its path may lead elsewhere by now: instead, `..` of a root is
 /// the root, and like every step of a path that goes up to what is mounted there.
 pub(super) fn top(directory: BorrowedFd) -> Result<OwnedFd, Errno> {
-    open_in(directory, Path::new(".."), OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::empty())
+    open(directory, Path::new(".."), OFlags::PATH | OFlags::DIRECTORY)
 }
 
 /// Opens a directory of the host by a path that has no symbolic links; one that was put there meanwhile is an error.
@@ -170,7 +192,6 @@ pub(super) const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::open;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -184,7 +205,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_created_below_the_root() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap());
+        let root = Root::new(
+            rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap(),
+        );
         let at = |path: &str| dir.path().join(path);
         root.create(Path::new("/a/b/c"), Kind::File).unwrap();
         assert!(at("a/b/c").is_file());
