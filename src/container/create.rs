@@ -215,8 +215,8 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     let (pid, pidfd) = match namespaces.clone_into(into, &ours, &theirs, &procfs, map_ids)? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
-            // Nothing of the container is ours to undo in here.
-            undo.keep();
+            // Nothing of the container is ours to undo in here. Nor is it to be freed: that would copy pages.
+            std::mem::forget(std::mem::take(undo));
             drop(ours);
             let cgroup_mounts = container.state.cgroup.as_ref().map(Cgroup::mounts).unwrap_or_default();
             let inside = init::Container {

@@ -223,9 +223,8 @@ pub fn container(
     scene::make_cwd(program.process.cwd())?;
     if let Some(terminal) = &program.terminal {
         scene::open_terminal(program.process, terminal, true, &socket)?;
-    } else {
-        scene::reopen_null()?;
     }
+    scene::set_streams(program.process.user(), true)?;
     rootfs::finish(&context, &prepared)?;
     process::become_program(program, Some(container), &labels, socket)
 }
@@ -291,6 +290,7 @@ pub fn join(
     if let Some(terminal) = &program.terminal {
         scene::open_terminal(program.process, terminal, false, &socket)?;
     }
+    scene::set_streams(program.process.user(), false)?;
     process::become_program(program, None, &labels, socket)
 }
 

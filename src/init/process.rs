@@ -47,7 +47,6 @@ pub fn become_program(
 
     labels.apply()?;
     set_habits(&program)?;
-    scene::own_stdio(identity.uid(), identity.gid())?;
 
     limits::apply(process, program.linux, &socket)?;
 

@@ -1,11 +1,11 @@
 //! The surroundings of a container's process that are neither its root file system nor its identity.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use coracle_abi::descriptors;
-use oci_spec::runtime::{Process, Spec};
-use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
+use oci_spec::runtime::{Process, Spec, User};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, makedev, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -117,22 +117,35 @@ pub fn make_cwd(cwd: &Path) -> Result<(), Error> {
     }
 }
 
-/// Standard streams on the host's /dev/null go to the container's: an open file of the host's would be a way out, and
-/// CRIU could not find it again. An image without one keeps what it has.
+/// Standard input, output and error as the program finds them: its user's, and, when the root is the container's own by
+/// now, on its null device rather than the host's.
 ///
 /// # Errors
 /// [`Error::Step`].
-pub fn reopen_null() -> Result<(), Error> {
-    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
-    let is_null = |fd: BorrowedFd<'_>| fstat(fd).is_ok_and(|stat| is_null(&stat));
-    let on_null = [stdin(), stdout(), stderr()].map(is_null);
+pub fn set_streams(user: &User, in_own_root: bool) -> Result<(), Error> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let stats = streams.map(|stream| fstat(stream).ok());
+    if in_own_root {
+        reopen_null(&stats)?;
+    }
+    for (stream, stat) in streams.into_iter().zip(stats) {
+        stat.map_or(Ok(()), |stat| own(stream, &stat, user))?;
+    }
+    Ok(())
+}
+
+/// Standard streams on the host's /dev/null go to the container's: an open file of the host's would be a way out, and
+/// CRIU could not find it again. An image without one keeps what it has.
+fn reopen_null(streams: &[Option<Stat>; 3]) -> Result<(), Error> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let on_null = streams.map(|stat| stat.is_some_and(|stat| is_null(&stat)));
     if on_null == [false; 3] {
         return Ok(());
     }
     // Another device may act when it is opened, so it is looked at before, and, as it may be exchanged, after.
     let open_null = |kind: OFlags| {
         let opened = open(c"/dev/null", kind | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-        opened.ok().filter(|file| is_null(file.as_fd()))
+        opened.ok().filter(|file| fstat(file).is_ok_and(|stat| is_null(&stat)))
     };
     let Some(null) = open_null(OFlags::PATH).and_then(|_| open_null(OFlags::RDWR)) else { return Ok(()) };
     for (number, found) in on_null.into_iter().enumerate() {
@@ -175,27 +188,22 @@ pub fn open_terminal(
 }
 
 /// Whether a descriptor is open on the null device (linux/Documentation/admin-guide/devices.txt).
-fn is_null(stat: &rustix::fs::Stat) -> bool {
+fn is_null(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
 }
 
-/// Standard input, output and error belong to the program's user, so that it can open them again by
-/// /dev/stdout. As with runc, devices everybody shares and file systems that refuse are left alone.
-pub fn own_stdio(uid: u32, gid: u32) -> Result<(), Error> {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    for stream in streams {
-        let Ok(stat) = fstat(stream.as_fd()) else { continue };
-        if stat.st_uid == uid || is_null(&stat) {
-            continue;
-        }
-        let owner = Some(rustix::process::Uid::from_raw(uid));
-        // A pipe is nobody else's. The group of a terminal is the file system's choice, and of a file its owner's.
-        let pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
-        let group = pipe.then(|| rustix::process::Gid::from_raw(gid));
-        match rustix::fs::fchown(stream.as_fd(), owner, group) {
-            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
-            Err(errno) => return Err(Error::step("give standard streams to the container's user", errno)),
-        }
+/// A standard stream belongs to the program's user, so that it can open it again by /dev/stdout. As with runc, devices
+/// everybody shares and file systems that refuse are left alone.
+fn own(stream: BorrowedFd<'_>, stat: &Stat, user: &User) -> Result<(), Error> {
+    if stat.st_uid == user.uid() || is_null(stat) {
+        return Ok(());
     }
-    Ok(())
+    let owner = Some(rustix::process::Uid::from_raw(user.uid()));
+    // A pipe is nobody else's. The group of a terminal is the file system's choice, and of a file its owner's.
+    let pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+    let group = pipe.then(|| rustix::process::Gid::from_raw(user.gid()));
+    match rustix::fs::fchown(stream, owner, group) {
+        Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(Error::step("give standard streams to the container's user", errno)),
+    }
 }

@@ -6,6 +6,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -140,11 +141,13 @@ impl Socket {
     /// # Errors
     /// [`Error::Sync`]; [`Error::Unexpected`] for something that is no message.
     pub fn receive(&self) -> Result<Option<Message>, Error> {
-        let mut buffer = vec![0; LONGEST];
+        // Most messages are one letter: pages that none of them fills are never touched.
+        static BUFFER: Mutex<[u8; LONGEST]> = Mutex::new([0; LONGEST]);
+        let mut buffer = BUFFER.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let length = loop {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let mut parts = [IoSliceMut::new(&mut buffer[..])];
             match recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) => break message.bytes,
                 // The other side has ended without reading all that we sent. What it sent before is there still.
