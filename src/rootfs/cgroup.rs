@@ -23,12 +23,7 @@ const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 const FORCE_V1: &str = "run.oci.systemd.force_cgroup_v1";
 
 /// A mount of type `cgroup` or `cgroup2`. Both mean what the host has.
-pub(super) fn mount(
-    ctx: &Context,
-    root: &Root,
-    dest: &Path,
-    options: &Options,
-) -> Result<OwnedFd, Error> {
+pub(super) fn mount(ctx: &Context, root: &Root, dest: &Path, options: &Options) -> Result<OwnedFd, Error> {
     let (target, _) = mount_point(root, dest, Kind::Directory)?;
     let forced = ctx.spec.annotations().as_ref().and_then(|annotations| annotations.get(FORCE_V1));
     if forced.is_some_and(|at| Path::new(at) == dest) {
@@ -83,8 +78,7 @@ fn v1(ctx: &Context, target: &OwnedFd, dest: &Path, options: &Options) -> Result
         let dest = dest.join(name);
         mkdirat(CWD, name, Mode::from_raw_mode(0o755)).map_err(Error::mount_point(&dest))?;
         if !(ctx.cgroup_ns && hierarchy(name, options).map_err(Error::mount(name, &dest))?) {
-            let source = own.to_string_lossy();
-            let failed = |errno| Error::mount(source.as_ref(), &dest)(errno);
+            let failed = |errno| Error::mount(own.to_string_lossy(), &dest)(errno);
             let tree = bind::clone_all(CWD, own).map_err(failed)?;
             bind::put_in(&tree, &top, name).map_err(failed)?;
             bind::set_options(ctx, &tree, &dest, options)?;

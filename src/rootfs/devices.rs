@@ -11,7 +11,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::mount::destination;
 use super::options::Options;
 use super::resolve::{Root, clean, open_plain};
 use super::{Context, Error, Request, bind};
@@ -44,15 +43,6 @@ pub(super) fn check(linux: &Linux) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Whether /dev is ours to fill: not if it is bound from the host, whose devices it has then.
-pub(super) fn wanted(ctx: &Context) -> bool {
-    !ctx.spec
-        .mounts()
-        .iter()
-        .flatten()
-        .any(|mount| Options::of(mount).bind.is_some() && destination(mount, ctx.rootfs) == Path::new("/dev"))
 }
 
 /// Makes the default devices, those of config.json, and the links.

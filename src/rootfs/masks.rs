@@ -34,7 +34,8 @@ pub(super) fn read_only_root(root: &Root) -> Result<(), Error> {
 fn open_path(root: &Root, kernel: &[Mounted], path: &str) -> Result<OwnedFd, Errno> {
     let path = clean(Path::new(path));
     let found = kernel.iter().rev().find_map(|mount| Some((mount, path.strip_prefix(&mount.dest).ok()?)));
-    let (top, path) = found.map_or((root.as_fd(), path.as_path()), |(mount, below)| (mount.top.as_fd(), below));
+    let (top, path) =
+        found.map_or((root.as_fd(), path.as_path()), |(mount, below)| (mount.top.as_fd(), below));
     // To the kernel, no path at all is none.
     resolve::open(top, if path.as_os_str().is_empty() { Path::new("/") } else { path }, OFlags::PATH)
 }

@@ -125,7 +125,7 @@ pub fn prepare(ctx: &Context) -> Result<Prepared, Error> {
     let saved = umask(Mode::empty());
     let result = pivot::open_root(ctx).and_then(|mut root| {
         let kept = mount::all(ctx, &mut root)?;
-        if devices::wanted(ctx) {
+        if !kept.dev_of_host {
             devices::create(ctx, &root)?;
         }
         pivot::go_to(&root)?;

@@ -73,6 +73,8 @@ pub(super) struct Kept {
     pub kernel: Vec<Mounted>,
     /// Those that become read-only at the end.
     pub read_only: Vec<Mounted>,
+    /// Whether /dev is bound from the host, whose devices it has then.
+    pub dev_of_host: bool,
 }
 
 impl Kept {
@@ -115,6 +117,7 @@ pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
         let dest = destination(mount, ctx.rootfs);
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
+        kept.dev_of_host |= options.bind.is_some() && dest == Path::new("/dev");
         let fs = mount.typ().as_deref().unwrap_or_default();
         let top = match (&options, fs) {
             (Options { remount: true, .. }, _) => remount(root, &dest, &options).map(|()| None)?,
@@ -259,7 +262,9 @@ pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(Owned
     }
     let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
         Err(Errno::NOENT) => match root.make_plain(dest, kind) {
-            Err(Errno::NOENT | Errno::LOOP | Errno::EXIST) => (root.create(dest, kind).map_err(failed)?, false),
+            Err(Errno::NOENT | Errno::LOOP | Errno::EXIST) => {
+                (root.create(dest, kind).map_err(failed)?, false)
+            }
             result => return result.map(|fd| (fd, false)).map_err(failed),
         },
         Err(Errno::LOOP) => match root.open(dest, OFlags::PATH) {

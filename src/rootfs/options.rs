@@ -47,7 +47,7 @@ const ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::RELATIME).union(
 const OF_FILE_SYSTEM: MountFlags = MountFlags::SYNCHRONOUS.union(MountFlags::DIRSYNC).union(MAND);
 
 /// mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", the recursive ones of the runtime specification, and those
-/// of crun(1).
+/// of crun(1), sorted by name.
 const TABLE: [(&str, Effect); 70] = [
     ("async", Clear(MountFlags::SYNCHRONOUS)),
     ("atime", Clear(MountFlags::NOATIME)),
@@ -199,7 +199,7 @@ impl Options {
     }
 
     fn add(&mut self, option: &str) {
-        let Some((_, effect)) = TABLE.iter().find(|(name, _)| *name == option) else {
+        let Ok(index) = TABLE.binary_search_by_key(&option, |(name, _)| name) else {
             match option.split_once('=') {
                 Some((name @ ("idmap" | "ridmap"), mappings)) => {
                     let mappings = (!mappings.is_empty()).then(|| mappings.to_owned());
@@ -210,7 +210,7 @@ impl Options {
             }
             return;
         };
-        match *effect {
+        match TABLE[index].1 {
             Nothing => {}
             Set(flag) => set(&mut self.flags, &mut self.cleared, flag),
             Clear(flag) => set(&mut self.cleared, &mut self.flags, flag),
@@ -279,6 +279,11 @@ mod tests {
     fn parse(options: &[&str]) -> Options {
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         Options::of(&MountBuilder::default().destination("/x").options(options).build().unwrap())
+    }
+
+    #[test]
+    fn names_are_found_by_their_order() {
+        assert!(MOUNT_OPTIONS.is_sorted());
     }
 
     #[test]

@@ -205,9 +205,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_created_below_the_root() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(
-            rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap(),
-        );
+        let root =
+            Root::new(rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap());
         let at = |path: &str| dir.path().join(path);
         root.create(Path::new("/a/b/c"), Kind::File).unwrap();
         assert!(at("a/b/c").is_file());
