@@ -69,23 +69,36 @@ fn created(host: &Host, runtimes: &[Runtime]) -> Result<Case> {
     take_turns("a created container (PSS)", "MiB", ROUNDS, contestants)
 }
 
+/// Beside another one of the same image: the pages that a program has of its file are private to nobody then.
 fn idle_server(host: &Host) -> Result<Case> {
+    let mut others = pair(host, "server", &["127.0.0.1:0"])?;
+    for other in &mut others {
+        serve(other)?;
+    }
     let mut containers = pair(host, "server", &["127.0.0.1:0"])?;
+    for (container, other) in containers.iter().zip(&others) {
+        let [program, its] = [container, other].map(|container| container.rootfs().join("program"));
+        fs::remove_file(&program)?;
+        fs::hard_link(its, &program)?;
+    }
+    let once = |container: &mut Container| {
+        serve(container)?;
+        let mib = rollup(container.pid()?, &["Private_Clean:", "Private_Dirty:"])?;
+        container.delete()?;
+        container.wait_exit()?;
+        Ok(mib.into())
+    };
     let contestants = containers
         .iter_mut()
         .zip([("module", Some(Goal::Most(1.0))), ("native", None)])
-        .map(|(container, (who, goal))| Contestant::new(who, move || idle(container)).with(goal))
+        .map(|(container, (who, goal))| Contestant::new(who, move || once(container)).with(goal))
         .collect();
     take_turns("an idle HTTP server (private)", "MiB", ROUNDS, contestants)
 }
 
-fn idle(container: &mut Container) -> Result<crate::sample::Sample> {
+fn serve(container: &mut Container) -> Result<()> {
     container.create()?.start()?;
-    container.expect("\n")?;
-    let mib = rollup(container.pid()?, &["Private_Clean:", "Private_Dirty:"])?;
-    container.delete()?;
-    container.wait_exit()?;
-    Ok(mib.into())
+    container.expect("\n")
 }
 
 fn limits(host: &Host, runtimes: &[Runtime]) -> Result<Case> {

@@ -9,7 +9,7 @@ use crate::sample::{Case, Series};
 const WIDTH: f64 = 880.0;
 const LEFT: f64 = 300.0;
 /// Room for a value after the longest bar.
-const RIGHT: f64 = 110.0;
+const RIGHT: f64 = 130.0;
 const TOP: f64 = 84.0;
 const BAR: f64 = 16.0;
 const GAP: f64 = 14.0;
