@@ -58,8 +58,7 @@ pub fn become_program(
     keep.extend(fifo.map(AsFd::as_fd));
     keep.extend(first.iter().flat_map(|container| container.hooks.descriptors()));
     scene::close_others(program.preserve_fds, &keep);
-    let (target, arguments, environment) = match get_ready(&program, first.is_some(), &mut identity, &socket)
-    {
+    let (target, arguments, environment) = match get_ready(&program, first, &mut identity, &socket) {
         Ok(ready) => ready,
         Err(error) => super::fail(&error, Some(&socket)),
     };
@@ -98,7 +97,7 @@ pub fn become_program(
 /// program, its arguments and its environment.
 fn get_ready<'a>(
     program: &Program<'a>,
-    first: bool,
+    first: Option<&Container<'_>>,
     identity: &mut Identity,
     socket: &Socket,
 ) -> Result<(entrypoint::Program, &'a [String], Vec<String>), Error> {
@@ -133,8 +132,12 @@ fn get_ready<'a>(
         environment.extend(home.map(|home| format!("HOME={home}")));
     }
 
-    if first {
+    if let Some(container) = first {
         scene::die_with_parent(false)?;
+        if container.fifo.is_some() {
+            // It may be long until `start`. A filter might forbid it later.
+            own_program::forget_pages();
+        }
     }
     let warnings = drop_privileges(program, identity, socket)?;
     missing.into_iter().chain(warnings).try_for_each(|warning| socket.send(&Message::Warning(warning)))?;
