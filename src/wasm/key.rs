@@ -21,12 +21,13 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a module's artifact on this CPU.
+    #[cfg(test)]
     pub fn new(module: Hash, compiler: Hash) -> Self {
         Self::on_cpu(module, compiler, &cpu())
     }
 
-    pub(super) fn on_cpu(module: Hash, compiler: Hash, cpu: &str) -> Self {
+    /// The key of a module's artifact for what [`cpu`] says.
+    pub fn on_cpu(module: Hash, compiler: Hash, cpu: &str) -> Self {
         let digest = Hasher::new()
             .update(b"coracle wasm artifact, version 1\0")
             .update(module.as_bytes())
@@ -49,7 +50,7 @@ macro_rules! features {
 }
 
 /// The architecture, and each feature that Wasmer's Cranelift back end asks for with whether it is there.
-fn cpu() -> String {
+pub fn cpu() -> String {
     let mut text = String::from(std::env::consts::ARCH);
     #[cfg(target_arch = "x86_64")]
     features!(text, is_x86_feature_detected: "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "avx" "bmi1" "bmi2" "avx2"

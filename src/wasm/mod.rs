@@ -249,6 +249,8 @@ struct Compiler {
     stat: Stat,
     /// None without a cache, or if the program cannot be read: it may still be run.
     digest: Option<blake3::Hash>,
+    /// What it compiles for. To ask the processor is slow in a virtual machine.
+    cpu: String,
 }
 
 impl Compiler {
@@ -261,7 +263,7 @@ impl Compiler {
         let digest = |cache: &Cache| {
             digest::remembered(&cache.directory, program.as_fd(), &stat, size, Origin::Ours).ok()
         };
-        Ok(Self { path: path.to_owned(), digest: cache.and_then(digest), stat })
+        Ok(Self { path: path.to_owned(), digest: cache.and_then(digest), stat, cpu: key::cpu() })
     }
 
     /// Whether the file has been the same since.
@@ -288,11 +290,12 @@ impl Compiler {
         let size =
             u64::try_from(stat.st_size).ok().filter(|size| *size <= LARGEST_MODULE).ok_or_else(too_large)?;
         let cache = cache.zip(self.digest);
+        let key = |module, compiler| Key::on_cpu(module, compiler, &self.cpu);
 
         // Whatever goes wrong with the module here will be seen again, and reported, below.
         if let Some((cache, compiler)) = cache
             && let Ok(module) = digest::remembered(&cache.directory, module, &stat, size, origin)
-            && let Some(artifact) = cache.find(&Key::new(module, compiler))
+            && let Some(artifact) = cache.find(&key(module, compiler))
         {
             return mappable(cache, artifact, module, false).map_err(unreadable);
         }
@@ -309,7 +312,7 @@ impl Compiler {
         };
         match cache {
             Some((cache, compiler)) => {
-                let artifact = cache.find_or_compile(&Key::new(digest, compiler), size, name, compile)?;
+                let artifact = cache.find_or_compile(&key(digest, compiler), size, name, compile)?;
                 mappable(cache, artifact, digest, compiled).map_err(unreadable)
             }
             None => Ok(Found { artifact: compile()?.0, module: digest, compiled: true }),
