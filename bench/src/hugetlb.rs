@@ -4,8 +4,8 @@ use std::fs;
 
 use coracle_integration::{Run, command};
 
-/// On such a host the one that is there, hugetlb, moves to
-/// a v1 hierarchy for as long as this lives, if no cgroup stands in its way.
+/// On such a host the one that is there, hugetlb, moves to a v1 hierarchy for as long as this lives, if no cgroup stands
+/// in its way.
 pub struct Hugetlb;
 
 impl Hugetlb {

@@ -33,9 +33,10 @@ use runtime::Runtime;
 
 type Part = (&'static str, fn(&Host, &[Runtime]) -> Result<Report>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("start", native::start),
     ("commands", native::commands),
+    ("calls", syscalls::report),
     ("modules", module::measure),
     ("memory", memory::measure),
     ("density", density::measure),

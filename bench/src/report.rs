@@ -103,10 +103,10 @@ fn goal(case: &Case, series: &Series) -> String {
     format!("{text} {}", if reached { "✓" } else { "✗" })
 }
 
-/// With three figures that count.
+/// With three figures that count; a whole number as it is.
 pub fn number(value: f64) -> String {
     match value.abs() {
-        size if size >= 99.95 || size == 0.0 => format!("{value:.0}"),
+        size if size >= 99.95 || size.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
@@ -172,8 +172,8 @@ mod tests {
         let report = Report { title: String::new(), cases: vec![case], notes: Vec::new() };
         let table = report.table();
         let lines: Vec<_> = table.lines().skip(2).collect();
-        assert_eq!(lines[0], "| run | coracle | 5.00 ms |  |  |  | ≤ 4.00 ms ✗ |");
-        assert_eq!(lines[1], "|  | crun | 10.0 ms |  |  | 0.50 | ratio ≤ 0.6 ✓ |");
-        assert_eq!(lines[2], "|  | native | 4.00 ms |  |  | 1.25 | ≤ 2.00 ms more; it is 1.00 ✓ |");
+        assert_eq!(lines[0], "| run | coracle | 5 ms |  |  |  | ≤ 4 ms ✗ |");
+        assert_eq!(lines[1], "|  | crun | 10 ms |  |  | 0.50 | ratio ≤ 0.6 ✓ |");
+        assert_eq!(lines[2], "|  | native | 4 ms |  |  | 1.25 | ≤ 2 ms more; it is 1 ✓ |");
     }
 }
