@@ -245,9 +245,8 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
                 listen_fds,
                 signals: request.attended.and_then(|a| a.signals),
             };
-            let reporter = theirs.try_clone().ok();
-            match init::container(&inside, program, theirs) {
-                Err(error) => init::fail(&error, reporter.as_ref()),
+            match init::container(&inside, program, &theirs) {
+                Err(error) => init::fail(&error, Some(&theirs)),
             }
         }
     };

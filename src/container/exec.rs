@@ -159,9 +159,8 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
                 join(rest)?;
                 root.as_ref().map_or(Ok(()), init::chroot)
             };
-            let reporter = theirs.try_clone().ok();
-            match init::join(program, enter, theirs) {
-                Err(error) => init::fail(&error, reporter.as_ref()),
+            match init::join(program, enter, &theirs) {
+                Err(error) => init::fail(&error, Some(&theirs)),
             }
         }
     };

@@ -177,7 +177,7 @@ pub struct Container<'a> {
 pub fn container(
     container: &Container<'_>,
     program: Program<'_>,
-    socket: Socket,
+    socket: &Socket,
 ) -> Result<std::convert::Infallible, Error> {
     let Container { spec, state, .. } = container;
     scene::die_with_parent(true)?;
@@ -213,16 +213,16 @@ pub fn container(
         cgroup_mounts: container.cgroup_mounts,
         cgroup_ns: config::has_namespace(spec, LinuxNamespaceType::Cgroup),
         no_pivot: container.no_pivot,
-        outside: &socket,
+        outside: socket,
     };
     let prepared = rootfs::prepare(&context)?;
-    run_hooks_before_pivot(container, &socket)?;
+    run_hooks_before_pivot(container, socket)?;
     rootfs::enter(&context, &prepared)?;
 
     // Inside.
     scene::make_cwd(program.process.cwd())?;
     if let Some(terminal) = &program.terminal {
-        scene::open_terminal(program.process, terminal, true, &socket)?;
+        scene::open_terminal(program.process, terminal, true, socket)?;
     }
     scene::set_streams(program.process.user(), true)?;
     rootfs::finish(&context, &prepared)?;
@@ -275,7 +275,7 @@ fn own_pid() -> i32 {
 pub fn join(
     program: Program<'_>,
     enter: impl FnOnce() -> Result<(), Error>,
-    socket: Socket,
+    socket: &Socket,
 ) -> Result<std::convert::Infallible, Error> {
     program.cgroup.as_ref().map_or(Ok(()), Entrance::enter)?;
     socket.await_continue()?;
@@ -288,7 +288,7 @@ pub fn join(
     }
     rustix::process::setsid().map_err(|e| Error::step("setsid", e))?;
     if let Some(terminal) = &program.terminal {
-        scene::open_terminal(program.process, terminal, false, &socket)?;
+        scene::open_terminal(program.process, terminal, false, socket)?;
     }
     scene::set_streams(program.process.user(), false)?;
     process::become_program(program, None, &labels, socket)

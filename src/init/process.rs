@@ -39,7 +39,7 @@ pub fn become_program(
     program: Program<'_>,
     first: Option<&Container<'_>>,
     labels: &Labels,
-    socket: Socket,
+    socket: &Socket,
 ) -> Result<Infallible, Error> {
     let process = program.process;
     let user = process.user();
@@ -48,7 +48,7 @@ pub fn become_program(
     labels.apply()?;
     set_habits(&program)?;
 
-    limits::apply(process, program.linux, &socket)?;
+    limits::apply(process, program.linux, socket)?;
 
     // From here on paths of the container are looked up, and `/proc/self/fd/N` in one of them would lead to whatever the
     // engine or we still have open, until the exec itself is done (CVE-2024-21626). An error ends the process at once,
@@ -58,14 +58,15 @@ pub fn become_program(
     keep.extend(fifo.map(AsFd::as_fd));
     keep.extend(first.iter().flat_map(|container| container.hooks.descriptors()));
     scene::close_others(program.preserve_fds, &keep);
-    let (target, arguments, environment) = match get_ready(&program, first, &mut identity, &socket) {
+    let (target, arguments, environment) = match get_ready(&program, first, &mut identity, socket) {
         Ok(ready) => ready,
-        Err(error) => super::fail(&error, Some(&socket)),
+        Err(error) => super::fail(&error, Some(socket)),
     };
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
     let socket = match fifo {
         Some(fifo) => {
-            drop(socket);
+            // SAFETY: it is not used again: what is left is to execute the program or to end.
+            unsafe { rustix::io::close(socket.as_fd().as_raw_fd()) };
             if let Err(error) = await_start(fifo) {
                 super::fail(&error, None);
             }
@@ -86,11 +87,11 @@ pub fn become_program(
             output: container.hooks,
         };
         if let Err(error) = moment.run(hooks.start_container().as_ref()) {
-            super::fail(&error.into(), socket.as_ref());
+            super::fail(&error.into(), socket);
         }
     }
     foreground::restore_signals(program.signals.as_ref());
-    super::fail(&execute(&target, arguments, environment, &program), socket.as_ref())
+    super::fail(&execute(&target, arguments, environment, &program), socket)
 }
 
 /// The way from the container's root to its program with all privileges gone, up to the parent's last word. Returns the

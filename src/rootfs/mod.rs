@@ -109,6 +109,9 @@ pub fn make_read_only(mount: BorrowedFd) -> Result<(), Errno> {
 /// # Errors
 /// Those of openat2(2) and mkdirat(2).
 pub fn make_directory(path: &Path) -> Result<(), Errno> {
+    if path == Path::new("/") {
+        return Ok(());
+    }
     match resolve::open(CWD, path, OFlags::PATH) {
         Err(Errno::NOENT) => {}
         result => return result.map(drop),

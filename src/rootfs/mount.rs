@@ -12,7 +12,7 @@ use rustix::process::fchdir;
 
 use super::attributes::{Attributes, set_propagation};
 use super::options::Options;
-use super::resolve::{Kind, Root, clean, top};
+use super::resolve::{self, Kind, Root, clean, top};
 use super::{Context, Error, bind, cgroup, copyup, idmap};
 use crate::log;
 use crate::procfs::is_procfs;
@@ -113,11 +113,15 @@ impl Kept {
 /// Mounts every entry, in order: later ones may lie on earlier ones.
 pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
     let mut kept = Kept::default();
-    for (index, mount) in ctx.spec.mounts().iter().flatten().enumerate() {
+    let mounts = ctx.spec.mounts().as_deref().unwrap_or_default();
+    for (index, mount) in mounts.iter().enumerate() {
         let dest = destination(mount, ctx.rootfs);
         let options = Options::of(mount);
         check_proc_text(mount, &options, &dest)?;
         kept.dev_of_host |= options.bind.is_some() && dest == Path::new("/dev");
+        if root.new_around(&dest).is_none() || options.copy_symlink {
+            root.set_new(None);
+        }
         let fs = mount.typ().as_deref().unwrap_or_default();
         let top = match (&options, fs) {
             (Options { remount: true, .. }, _) => remount(root, &dest, &options).map(|()| None)?,
@@ -125,7 +129,14 @@ pub(super) fn all(ctx: &Context, root: &mut Root) -> Result<Kept, Error> {
             (_, "cgroup" | "cgroup2") => Some(cgroup::mount(ctx, root, &dest, &options)?),
             _ => {
                 kept.cover(&dest);
-                filesystem(ctx, root, mount, &dest, &options)?
+                let top = filesystem(ctx, root, mount, &dest, &options)?;
+                let next = || mounts.get(index + 1).map(|next| destination(next, ctx.rootfs));
+                if top.is_none() && fs == "tmpfs" && next().is_some_and(|next| next.parent() == Some(&dest)) {
+                    // It is mounted on where we are.
+                    let top = resolve::top(CWD).map_err(Error::mount_point(&dest))?;
+                    root.set_new(Some((dest.clone(), top)));
+                }
+                top
             }
         };
         if let Some(top) = top {
@@ -259,6 +270,12 @@ pub(super) fn mount_point(root: &Root, dest: &Path, kind: Kind) -> Result<(Owned
     let failed = |errno| Error::mount_point(dest)(errno);
     if dest == Path::new("/") {
         return Ok((root.open(dest, OFlags::PATH).map_err(failed)?, true));
+    }
+    if root.new_around(dest).is_some() {
+        match root.make_plain(dest, kind) {
+            Err(Errno::EXIST) => {}
+            result => return result.map(|fd| (fd, false)).map_err(failed),
+        }
     }
     let (fd, existed) = match root.open_plain(dest, OFlags::PATH) {
         Err(Errno::NOENT) => match root.make_plain(dest, kind) {

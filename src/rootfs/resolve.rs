@@ -17,7 +17,11 @@ use rustix::io::Errno;
 
 /// The top of a container's file system.
 #[derive(Debug)]
-pub(super) struct Root(OwnedFd);
+pub(super) struct Root {
+    top: OwnedFd,
+    /// The tmpfs that was mounted last: its path, and its top. Nobody else has made anything in it.
+    new: Option<(PathBuf, OwnedFd)>,
+}
 
 /// What to create where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn make(self, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    fn make(self, dir: BorrowedFd, name: &OsStr) -> Result<(), Errno> {
         match self {
             Self::Directory => mkdirat(dir, name, Mode::from_raw_mode(0o755)),
             Self::File => mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
@@ -37,12 +41,22 @@ impl Kind {
 
 impl Root {
     pub fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { top: fd, new: None }
+    }
+
+    /// Tells of the tmpfs that was mounted last, as long as what is mounted next lies directly in it.
+    pub fn set_new(&mut self, tmpfs: Option<(PathBuf, OwnedFd)>) {
+        self.new = tmpfs;
+    }
+
+    /// The tmpfs that was mounted last, if this path lies directly in it.
+    pub fn new_around(&self, path: &Path) -> Option<BorrowedFd<'_>> {
+        self.new.as_ref().filter(|(tmpfs, _)| path.parent() == Some(tmpfs)).map(|(_, top)| top.as_fd())
     }
 
     /// A directory that paths are to be resolved below.
     pub fn below(dir: &OwnedFd) -> Result<Self, Errno> {
-        dir.try_clone().map(Self).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        dir.try_clone().map(Self::new).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
     /// Opens what is there, following symbolic links below the root.
@@ -72,7 +86,7 @@ impl Root {
             Err(Errno::NOENT) => self.create_within(parent, Kind::Directory, steps)?,
             result => result?,
         };
-        match kind.make(&dir, name) {
+        match kind.make(dir.as_fd(), name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -92,9 +106,14 @@ impl Root {
     /// `ENOENT` if the directory is missing too, `ELOOP` if its path has a link, `EEXIST`.
     pub fn make_plain(&self, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EXIST) };
-        let dir = self.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-        kind.make(&dir, name)?;
-        open_plain(dir.as_fd(), Path::new(name), OFlags::PATH)
+        let make = |dir: BorrowedFd| {
+            kind.make(dir, name)?;
+            open_plain(dir, Path::new(name), OFlags::PATH)
+        };
+        match self.new_around(path) {
+            Some(dir) => make(dir),
+            None => make(self.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?.as_fd()),
+        }
     }
 
     /// The directory that holds `path`, created if it is missing, and the last name.
@@ -110,25 +129,25 @@ impl Root {
 
     /// The same with what is mounted over it.
     pub fn top(&self) -> Result<Self, Errno> {
-        top(self.as_fd()).map(Self)
+        top(self.as_fd()).map(Self::new)
     }
 
     /// Whether this is the root itself.
     pub fn is(&self, fd: BorrowedFd) -> Result<bool, Errno> {
-        let (ours, theirs) = (fstat(&self.0)?, fstat(fd)?);
+        let (ours, theirs) = (fstat(&self.top)?, fstat(fd)?);
         Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
     }
 }
 
 impl From<Root> for OwnedFd {
     fn from(root: Root) -> Self {
-        root.0
+        root.top
     }
 }
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.top.as_fd()
     }
 }
 

@@ -569,6 +569,32 @@ fn tmpfs_looks_like_what_it_covers() {
 }
 
 #[test]
+fn mounts_in_a_new_tmpfs() {
+    isolated("mounts_in_a_new_tmpfs", NAMESPACES, |bundle| {
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        fs::write(bundle.join("file"), "text").unwrap();
+        symlink("b", bundle.join("link")).unwrap();
+        Container::new(
+            bundle,
+            json!({ "mounts": [
+                { "destination": "/new", "type": "tmpfs", "options": ["mode=711"] },
+                { "destination": "/new/a", "type": "tmpfs", "options": ["mode=701"] },
+                { "destination": "/new/a", "type": "tmpfs" },
+                { "destination": "/new/a/b", "type": "tmpfs", "options": ["mode=710"] },
+                { "destination": "/new/a/link", "type": "bind", "source": "link", "options": ["copy-symlink"] },
+                { "destination": "/new/a/link", "type": "tmpfs" },
+                { "destination": "/new/a/b/file", "type": "bind", "source": "file" },
+            ]}),
+        )
+        .run()
+        .unwrap();
+        assert_eq!((mode("/new"), mode("/new/a"), mode("/new/a/b")), (0o711, 0o701, 0o710));
+        assert!(fs::symlink_metadata("/new/a/link").unwrap().is_symlink());
+        assert_eq!(fs::read("/new/a/b/file").unwrap(), b"text");
+    });
+}
+
+#[test]
 fn devices_of_every_kind() {
     isolated("devices_of_every_kind", NAMESPACES, |bundle| {
         symlink("/", bundle.join("rootfs/loose")).unwrap();
