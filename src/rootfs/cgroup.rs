@@ -11,7 +11,7 @@ use rustix::process::fchdir;
 use super::attributes::Attributes;
 use super::mount::{mount_point, new, propagate};
 use super::options::Options;
-use super::resolve::{Kind, Root, top};
+use super::resolve::{Kind, Root, leave, top};
 use super::{Context, Error, bind};
 
 const HOST: &str = "/sys/fs/cgroup";
@@ -82,6 +82,7 @@ fn v1(ctx: &Context, target: &OwnedFd, dest: &Path, options: &Options) -> Result
             let tree = bind::clone_all(CWD, own).map_err(failed)?;
             bind::put_in(&tree, &top, name).map_err(failed)?;
             bind::set_options(ctx, &tree, &dest, options)?;
+            leave(tree);
         }
         for controller in name.split(',').filter(|controller| controller != name) {
             match symlinkat(name, CWD, controller) {

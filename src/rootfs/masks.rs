@@ -18,7 +18,7 @@ use rustix::process::chdir;
 use super::attributes::Attributes;
 use super::mount::Mounted;
 use super::options::Options;
-use super::resolve::{self, Root, clean, is_directory, top};
+use super::resolve::{self, Root, clean, is_directory, leave, top};
 use super::{Error, bind, mount};
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
@@ -43,7 +43,7 @@ fn open_path(root: &Root, kernel: &[Mounted], path: &str) -> Result<OwnedFd, Err
 /// Makes paths read-only with everything mounted below them. Missing ones are no error.
 pub(super) fn read_only(root: &Root, kernel: &[Mounted], paths: &[String]) -> Result<(), Error> {
     for path in paths {
-        match open_path(root, kernel, path).and_then(|path| read_only_path(&path)) {
+        match open_path(root, kernel, path).and_then(read_only_path) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Error::ReadOnly { path: path.into(), reason: errno.into() }),
         }
@@ -52,14 +52,17 @@ pub(super) fn read_only(root: &Root, kernel: &[Mounted], paths: &[String]) -> Re
 }
 
 /// A clone over itself, so that only this path changes.
-fn read_only_path(target: &OwnedFd) -> Result<(), Errno> {
-    let tree = bind::clone_all(target, Path::new(""))?;
-    bind::put(&tree, target)?;
+fn read_only_path(target: OwnedFd) -> Result<(), Errno> {
+    let tree = bind::clone_all(&target, Path::new(""))?;
+    bind::put(&tree, &target)?;
     match Attributes::READ_ONLY.apply(tree.as_fd(), true) {
         // Linux before 5.12 can change one mount only.
         Err(Errno::NOSYS) => Attributes::READ_ONLY.apply(tree.as_fd(), false),
         result => result,
-    }
+    }?;
+    leave(tree);
+    leave(target);
+    Ok(())
 }
 
 /// Hides files behind /dev/null and directories behind an empty read-only tmpfs. Missing ones are no error.
@@ -89,12 +92,17 @@ pub(super) fn hide(
             };
             cover(null, &target).map_err(failed)?;
         }
+        leave(target);
     }
+    empty.into_iter().chain(null).for_each(leave);
     Ok(())
 }
 
 fn cover(with: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    bind::put(bind::clone(with, Path::new(""), &Options::default())?, target)
+    let clone = bind::clone(with, Path::new(""), &Options::default())?;
+    bind::put(&clone, target)?;
+    leave(clone);
+    Ok(())
 }
 
 /// The first hidden directory gets a tmpfs, the others a clone of it.

@@ -12,7 +12,7 @@ use rustix::process::fchdir;
 
 use super::attributes::{Attributes, set_propagation};
 use super::options::Options;
-use super::resolve::{self, Kind, Root, clean, top};
+use super::resolve::{self, Kind, Root, clean, leave, top};
 use super::{Context, Error, bind, cgroup, copyup, idmap};
 use crate::log;
 use crate::procfs::is_procfs;
@@ -199,9 +199,11 @@ fn filesystem(
     }
     let kept = matches!(fs, "proc" | "sysfs") || delayed_read_only(fs, dest) && options.read_only();
     if !kept && label.is_none() && below.is_none() && options.propagation.is_empty() {
+        leave(target);
         return Ok(None);
     }
     let top = top(target.as_fd()).map_err(Error::mount_point(dest))?;
+    leave(target);
     if let Some(label) = label.filter(|_| fs == "mqueue") {
         set_label(&top, label).map_err(Error::attributes(dest))?;
     }

@@ -6,7 +6,7 @@
 //! root, and what comes back is a descriptor, which cannot be redirected.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -198,6 +198,15 @@ pub fn clean(path: &Path) -> PathBuf {
         }
     }
     cleaned
+}
+
+/// Leaves a descriptor open that nobody needs any more, as long as there are few: one call closes all of them before init
+/// looks for its program.
+pub(super) fn leave(fd: OwnedFd) {
+    const FEW: RawFd = 64;
+    if fd.as_raw_fd() < FEW {
+        std::mem::forget(fd);
+    }
 }
 
 /// Whether the descriptor is one of a directory.
