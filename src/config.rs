@@ -50,7 +50,9 @@ pub fn read(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_again(path: &Path) -> Result<Spec, Error> {
-    parse(path, &read_bytes(path)?, |_| ())
+    let bytes =
+        file::read_record(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
+    parse(path, &bytes, |_| ())
 }
 
 /// The configuration that a file of this path holds; `unknown` is told of capabilities that are left out because nobody

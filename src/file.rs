@@ -24,15 +24,21 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// What a file of the kernel's holds that is one short record, such as /proc/PID/stat: one read(2) has it all.
+/// What a file holds that has its end where read(2) first brings less than was asked for: a regular file, or one of the
+/// kernel's that is a single record, such as /proc/PID/stat.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_record(path: impl rustix::path::Arg) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut content = Vec::with_capacity(4096);
-    retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content)))?;
-    Ok(content)
+    let mut content = Vec::with_capacity(16384);
+    loop {
+        retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content)))?;
+        if content.len() < content.capacity() {
+            return Ok(content);
+        }
+        content.reserve(content.len());
+    }
 }
 
 /// Replaces a file by rename(2), so that a reader sees the old content or the new, and never a part.

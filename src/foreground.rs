@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, set_child_subreaper};
+use rustix::process::{Pid, WaitOptions, set_child_subreaper};
 
 use crate::error::Os;
 use signals::Signals;
@@ -50,7 +50,8 @@ pub enum Error {
 /// # Errors
 /// Never in practice.
 pub fn adopt_orphans() -> Result<(), Error> {
-    set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| Error::Subreaper(e.into()))
+    // Any number stands for "yes".
+    set_child_subreaper(Some(Pid::INIT)).map_err(|e| Error::Subreaper(e.into()))
 }
 
 /// Waits for the child `pid` and returns its exit code, 128+n for death by signal n.

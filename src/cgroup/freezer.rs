@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::file::{optional, read, write};
+use super::file::{optional, read, read_record, write};
 use super::hierarchy::Hierarchy;
 use super::resources::{v1_directory, v2_directory};
 
@@ -33,8 +33,8 @@ pub fn is_frozen(hierarchies: &[Hierarchy]) -> Result<bool, Error> {
 /// The same; `None` where there is no freezer, or not any more.
 pub fn state(hierarchies: &[Hierarchy]) -> Result<Option<bool>, Error> {
     let text = match (v1_directory(hierarchies, "freezer"), v2_directory(hierarchies)) {
-        (Some(dir), _) => read(dir, "freezer.self_freezing"),
-        (None, Some(dir)) => read(dir, "cgroup.freeze"),
+        (Some(dir), _) => read_record(dir, "freezer.self_freezing"),
+        (None, Some(dir)) => read_record(dir, "cgroup.freeze"),
         (None, None) => return Ok(None),
     };
     Ok(optional(text)?.map(|text| text.trim() == "1"))

@@ -267,8 +267,7 @@ fn make(request: Create<'_>, global: &Global, undo: &mut Undo) -> Result<Created
     container.keep_config(&configuration)?;
     container.state.init = Process::find(pid)?;
     let running = container.prepare(STATE_FILE, &container.state)?;
-    let rootfs = rustix::fs::stat(&container.state.rootfs).ok().map(|s| s.st_dev);
-    let mut served = Served::new(choice, process.args().iter().flatten().next(), rootfs);
+    let mut served = Served::new(choice, process.args().iter().flatten().next());
     served.outside = Some(rootfs::Server {
         spec: &spec,
         bundle: &container.state.bundle,

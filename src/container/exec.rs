@@ -181,7 +181,7 @@ pub fn exec(container: &Container, request: Exec<'_>, global: &Global) -> Result
     container.state.intel_rdt.as_ref().map_or(Ok(()), |group| group.add(pid))?;
     set_oom_score(pid, process, &procfs, global.rootless)?;
     ours.send(&Message::Continue)?;
-    let mut served = Served::new(choice, process.args().iter().flatten().next(), None);
+    let mut served = Served::new(choice, process.args().iter().flatten().next());
     let answer = |request: Request| match request {
         Request::Hooks => Err(init::Error::Unexpected.into()),
         Request::Limits => Ok(limits::set(pid, process)?),

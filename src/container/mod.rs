@@ -228,7 +228,7 @@ impl Container {
 
     fn read(directory: PathBuf, id: &str) -> Result<Self, Error> {
         let path = directory.join(STATE_FILE);
-        let bytes = match file::read(&path) {
+        let bytes = match file::read_record(&path) {
             Ok(bytes) => bytes,
             // A directory without a state file is what a killed `create` leaves in its first moment, a killed `delete` in
             // its last.

@@ -29,19 +29,17 @@ pub(super) struct Served<'a> {
     tools: Option<wasm::Tools>,
     /// What the process may ask for while it makes its root file system.
     pub(super) outside: Option<rootfs::Server<'a>>,
-    /// The device of the root file system, where only its engine can have mounted anything.
-    rootfs: Option<u64>,
     /// The terminal's master, once it came.
     pub(super) terminal: Option<OwnedFd>,
 }
 
 impl Served<'_> {
     /// `program` is the name of what the process will execute.
-    pub(super) fn new(choice: Choice, program: Option<&String>, rootfs: Option<u64>) -> Self {
+    pub(super) fn new(choice: Choice, program: Option<&String>) -> Self {
         let is_expected = choice.expects_module(program.map_or("", String::as_str));
         // What is wrong is said if there is a module.
         let tools = if is_expected { wasm::Tools::get().ok() } else { None };
-        Self { choice, tools, rootfs, outside: None, terminal: None }
+        Self { choice, tools, outside: None, terminal: None }
     }
 
     /// Answers one message; true when the process is ready.
@@ -86,7 +84,9 @@ impl Served<'_> {
         }
         let progress = io::stderr().is_terminal();
         let tools = self.tools.take().map_or_else(wasm::Tools::get, Ok)?;
-        let wasm::Handler { program, artifact } = tools.prepare(file.as_fd(), name, progress, self.rootfs)?;
+        // The device of the root file system, where only its engine can have mounted anything.
+        let rootfs = self.outside.and_then(|outside| Some(rustix::fs::stat(outside.rootfs).ok()?.st_dev));
+        let wasm::Handler { program, artifact } = tools.prepare(file.as_fd(), name, progress, rootfs)?;
         Ok(Message::Handler(program, artifact))
     }
 }

@@ -18,7 +18,7 @@ impl std::fmt::Debug for SavedMask {
 }
 
 /// Puts signals as they were for a child that is about to execute the container's program: the mask, where it was
-/// changed, and the default action of SIGPIPE, which Rust's runtime ignores. Async-signal-safe.
+/// changed, and the default action of SIGPIPE, which we ignore. Async-signal-safe.
 pub fn restore_signals(mask: Option<&SavedMask>) {
     // SAFETY: the set was filled in by the kernel; both calls touch nothing else of ours. They fail only on invalid
     // arguments.
@@ -34,7 +34,7 @@ pub fn restore_signals(mask: Option<&SavedMask>) {
 /// exists. Call it before the clone, in a process with one thread; the child calls [`restore_signals`].
 ///
 /// Signals that our caller made us ignore stay ignored, for that is how `nohup` and a shell's `&` keep a
-/// terminal's signals from a program; Rust's runtime ignores SIGPIPE.
+/// terminal's signals from a program. We ignore SIGPIPE ourselves (`main`).
 ///
 /// # Errors
 /// Never in practice.
@@ -45,7 +45,8 @@ pub fn block_signals() -> Result<SavedMask, Error> {
     // one before it is read, or fails. No handler is installed, only a default action.
     unsafe {
         libc::sigfillset(set.as_mut_ptr());
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGPIPE] {
+        libc::sigdelset(set.as_mut_ptr(), libc::SIGPIPE);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP] {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed();
             libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
             if action.assume_init().sa_sigaction == libc::SIG_IGN {

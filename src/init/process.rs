@@ -67,6 +67,10 @@ pub fn become_program(
         Some(fifo) => {
             // SAFETY: it is not used again: what is left is to execute the program or to end.
             unsafe { rustix::io::close(socket.as_fd().as_raw_fd()) };
+            // It may be long until `start`.
+            if program.seccomp.is_none() {
+                own_program::forget_pages();
+            }
             if let Err(error) = await_start(fifo) {
                 super::fail(&error, None);
             }
@@ -135,8 +139,8 @@ fn get_ready<'a>(
 
     if let Some(container) = first {
         scene::die_with_parent(false)?;
-        if container.fifo.is_some() {
-            // It may be long until `start`. A filter might forbid it later.
+        if container.fifo.is_some() && program.seccomp.is_some() {
+            // Under the filter it may be forbidden.
             own_program::forget_pages();
         }
     }
