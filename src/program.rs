@@ -18,6 +18,7 @@ use std::process::Command;
 use coracle_abi::descriptors::close_on_exec;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -181,8 +182,9 @@ pub fn forget_pages() {
     let page = rustix::param::page_size();
     let start = &raw const __executable_start;
     let length = (&raw const etext as usize).saturating_sub(start as usize) / page * page;
+    // Nothing depends on it.
     // SAFETY: in between is nothing that is ever written to, or relocated.
-    unsafe { libc::madvise(start.cast_mut().cast(), length, libc::MADV_DONTNEED) };
+    let _ = unsafe { madvise(start.cast_mut().cast(), length, Advice::LinuxDontNeed) };
 }
 
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {

@@ -67,11 +67,7 @@ pub fn become_program(
         Some(fifo) => {
             // SAFETY: it is not used again: what is left is to execute the program or to end.
             unsafe { rustix::io::close(socket.as_fd().as_raw_fd()) };
-            // It may be long until `start`.
-            if program.seccomp.is_none() {
-                own_program::forget_pages();
-            }
-            if let Err(error) = await_start(fifo) {
+            if let Err(error) = await_start(fifo, program.seccomp.is_some()) {
                 super::fail(&error, None);
             }
             None
@@ -140,7 +136,7 @@ fn get_ready<'a>(
     if let Some(container) = first {
         scene::die_with_parent(false)?;
         if container.fifo.is_some() && program.seccomp.is_some() {
-            // Under the filter it may be forbidden.
+            // Under the filter, that may be forbidden.
             own_program::forget_pages();
         }
     }
@@ -269,9 +265,12 @@ fn forbid_new_privileges() -> Result<(), Error> {
     rustix::thread::set_no_new_privs(true).map_err(|e| Error::step("set no_new_privs", e))
 }
 
-/// Waits until the program may run. The runtime that made us may be long gone by then.
-fn await_start(fifo: &OwnedFd) -> Result<(), Error> {
+/// Waits until the program may run. That may be long, and the runtime that made us is gone by then.
+fn await_start(fifo: &OwnedFd, is_filtered: bool) -> Result<(), Error> {
     foreground::die_of_signals();
+    if !is_filtered {
+        own_program::forget_pages();
+    }
     match rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut [0])) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Error::step("wait for start", errno)),
