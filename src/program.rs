@@ -179,10 +179,9 @@ pub fn forget_pages() {
         static __executable_start: u8;
         static etext: u8;
     }
-    let page = rustix::param::page_size();
     let start = &raw const __executable_start;
-    let length = (&raw const etext as usize).saturating_sub(start as usize) / page * page;
-    // Nothing depends on it.
+    let length = (&raw const etext as usize).saturating_sub(start as usize);
+    // Whole pages, the last one too; nothing depends on it.
     // SAFETY: in between is nothing that is ever written to, or relocated.
     let _ = unsafe { madvise(start.cast_mut().cast(), length, Advice::LinuxDontNeed) };
 }

@@ -65,8 +65,6 @@ pub fn become_program(
     // After `start` there is no parent to report to, and what goes wrong goes to the container's standard error.
     let socket = match fifo {
         Some(fifo) => {
-            // SAFETY: it is not used again: what is left is to execute the program or to end.
-            unsafe { rustix::io::close(socket.as_fd().as_raw_fd()) };
             if let Err(error) = await_start(fifo, program.seccomp.is_some()) {
                 super::fail(&error, None);
             }
