@@ -77,7 +77,7 @@ fn idle_server(host: &Host) -> Result<Case> {
     }
     let mut containers = pair(host, "server", &["127.0.0.1:0"])?;
     for (container, other) in containers.iter().zip(&others) {
-        let [program, its] = [container, other].map(|container| container.rootfs().join("program"));
+        let [program, its] = [container, other].map(|container| container.rootfs().join("program.wasm"));
         fs::remove_file(&program)?;
         fs::hard_link(its, &program)?;
     }

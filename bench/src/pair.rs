@@ -9,15 +9,15 @@ use crate::sample::{Contestant, take_turns};
 
 /// A package of the guests' workspace with these arguments: first the module, then the native program.
 pub fn pair<'h>(host: &'h Host, name: &str, arguments: &[&str]) -> Result<[Container<'h>; 2]> {
-    let make = |program| {
-        let mut container = host.empty_container(&[&["/program"], arguments].concat())?;
-        container.install(program, "program")?;
+    let make = |path: &std::path::Path, name: &str| {
+        let mut container = host.empty_container(&[&[&*format!("/{name}")], arguments].concat())?;
+        container.install(path, name)?;
         container.without_namespace("network");
         container.config["process"]["rlimits"] =
             json!([{"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096}]);
         anyhow::Ok(container)
     };
-    Ok([make(&package(name)?)?, make(&native_package(name)?)?])
+    Ok([make(&package(name)?, "program.wasm")?, make(&native_package(name)?, "program")?])
 }
 
 /// The rate that a program of the package `work` has found for itself, and said on standard error.
