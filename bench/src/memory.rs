@@ -77,7 +77,8 @@ fn idle_server(host: &Host) -> Result<Case> {
     }
     let mut containers = pair(host, "server", &["127.0.0.1:0"])?;
     for (container, other) in containers.iter().zip(&others) {
-        let [program, its] = [container, other].map(|container| container.rootfs().join("program.wasm"));
+        let name = container.config["process"]["args"][0].as_str().context("args")?.trim_start_matches('/');
+        let [program, its] = [container, other].map(|container| container.rootfs().join(name));
         fs::remove_file(&program)?;
         fs::hard_link(its, &program)?;
     }
