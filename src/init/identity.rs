@@ -150,6 +150,11 @@ impl Identity {
     pub fn uid(&self) -> u32 {
         self.uid
     }
+
+    /// The gid the program runs with.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
 }
 
 /// The supplementary groups. In a user namespace made by an ordinary user they may not be changed
