@@ -41,7 +41,7 @@ impl Drop for Hugetlb {
     fn drop(&mut self) {
         // The kernel gives the controller back when the last cgroup of the hierarchy is forgotten, which is a while after it
         // was removed, and only at the moment of an unmount.
-        for _ in 0..20 {
+        for _ in 0..120 {
             let _ = command("umount").arg(Self::DIRECTORY).finish();
             if Self::is_on_v2() {
                 break;
