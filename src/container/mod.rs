@@ -164,8 +164,8 @@ pub struct State {
     /// Whether the end of its first process is the end of all (pid_namespaces(7)).
     #[serde(default)]
     pub own_pids: bool,
-    /// Whether hooks are to be run when it is gone.
-    #[serde(default)]
+    /// Whether hooks are to be run when it is gone. A state that does not say leaves it to config.json.
+    #[serde(default = "unless_said")]
     pub poststop: bool,
     /// Whether its processes stay in the session keyring of the engine.
     #[serde(default)]
@@ -178,6 +178,10 @@ pub struct State {
     /// When the host was booted: a pid and a start time mean another process after the next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+}
+
+fn unless_said() -> bool {
+    true
 }
 
 impl State {
