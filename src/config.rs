@@ -50,8 +50,7 @@ pub fn read(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
 /// # Errors
 /// As [`read`].
 pub fn read_again(path: &Path) -> Result<Spec, Error> {
-    let bytes =
-        file::read_record(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })?;
+    let bytes = file::read_record(path).map_err(unreadable(path))?;
     parse(path, &bytes, |_| ())
 }
 
@@ -115,7 +114,11 @@ fn warn_of_unknown(capabilities: &[String]) {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
-    file::read(path).map_err(|e| Error::Read { path: path.to_owned(), reason: e.into() })
+    file::read(path).map_err(unreadable(path))
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |e| Error::Read { path: path.to_owned(), reason: e.into() }
 }
 
 fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8], unknown: fn(&[String])) -> Result<T, Error> {

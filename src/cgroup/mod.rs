@@ -220,7 +220,8 @@ impl Cgroup {
         resources::apply(&self.hierarchies, resources)?;
         let rules = resources.devices().as_deref().unwrap_or_default();
         match self.apply_devices(rules, in_use) {
-            Err(error) if rootless || in_user_namespace() => {
+            // In a user namespace, the kernel lets nobody write them.
+            Err(error) if rootless || crate::rootless::in_user_namespace() => {
                 tracing::debug!("device rules left out: {error}");
                 Ok(())
             }
@@ -472,10 +473,4 @@ fn asked_resources(spec: &Spec) -> Cow<'_, LinuxResources> {
 fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::Open { path: path.to_owned(), reason: errno.into() })
-}
-
-/// Whether we are in a user namespace, where the kernel lets nobody write device rules.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
