@@ -46,7 +46,7 @@ const NO_DRIVERS: &[&str] = &[
 ];
 
 /// Of those, what machines do have.
-const BUT_DRIVERS: &[&str] = &["drivers/scsi/hv_storvsc", "drivers/scsi/scsi_*", "drivers/scsi/sd_mod", "drivers/scsi/virtio_scsi"];
+const BUT_DRIVERS: &[&str] = &["drivers/crypto/ccp/ccp", "drivers/input/evdev", "drivers/scsi/hv_storvsc", "drivers/scsi/scsi_*", "drivers/scsi/sd_mod", "drivers/scsi/virtio_scsi"];
 
 /// Files that are only read by people, at a desk.
 const NO_FILES: &[&str] = &[
@@ -175,6 +175,7 @@ pub fn customise(root: &Path, guest: Guest) -> Result<()> {
     overlay::copy(overlay::COMMON, root)?;
     // Recommendations were left out of the image, not of what its user installs.
     remove(root, "etc/apt/apt.conf.d/99mmdebstrap")?;
+    write(root, "etc/default/locale", "LANG=C.UTF-8\n")?;
     // They are written into and not made, by Ignition or over ssh.
     for directory in [
         "etc/containers/registries.conf.d", "etc/environment.d", "etc/systemd/system.conf.d",

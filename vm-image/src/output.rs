@@ -31,11 +31,6 @@ impl Output {
         &self.temporary
     }
 
-    /// The name it will have.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Puts it in its place, with the permissions of any new file, instead of what may be there.
     ///
     /// # Errors

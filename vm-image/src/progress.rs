@@ -48,11 +48,6 @@ impl Step {
     pub fn set(&self, position: u64) {
         self.0.set_position(position);
     }
-
-    /// How much further it is.
-    pub fn add(&self, more: u64) {
-        self.0.inc(more);
-    }
 }
 
 impl Drop for Step {
