@@ -32,7 +32,9 @@ impl Arch {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::X86_64),
             "aarch64" => Ok(Self::Aarch64),
-            other => bail!("{other}: podman machine has no images of this architecture: name one with --arch"),
+            other => {
+                bail!("{other}: podman machine has no images of this architecture: name one with --arch")
+            }
         }
     }
 

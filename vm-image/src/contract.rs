@@ -57,7 +57,10 @@ pub fn check(image: &Image) -> Result<Vec<Point>> {
         );
         add("the root file system grows", grows(tree)?);
         add("an address by DHCP", {
-            let networks = ["/usr/lib/systemd/network/50-podman-machine.network", "/usr/lib/systemd/system/NetworkManager.service"];
+            let networks = [
+                "/usr/lib/systemd/network/50-podman-machine.network",
+                "/usr/lib/systemd/system/NetworkManager.service",
+            ];
             one_of(tree, &networks)?
         });
         add("nothing in Ignition's way", left_to_ignition(tree)?);
@@ -94,7 +97,8 @@ fn kernel(tree: &Tree) -> Result<(bool, String)> {
     let versions = tree.list("/usr/lib/modules")?;
     let Some(version) = versions.last() else { return Ok((false, "no /usr/lib/modules".to_owned())) };
     let modules = format!("/usr/lib/modules/{}", version.name);
-    let known = tree.text(&format!("{modules}/modules.dep"))? + &tree.text(&format!("{modules}/modules.builtin"))?;
+    let known =
+        tree.text(&format!("{modules}/modules.dep"))? + &tree.text(&format!("{modules}/modules.builtin"))?;
     let missing: Vec<_> = ["9p", "virtiofs", "vsock", "button", "evdev"]
         .into_iter()
         .filter(|name| !known.contains(&format!("/{name}.ko")))
@@ -112,7 +116,10 @@ fn grows(tree: &Tree) -> Result<(bool, String)> {
     if repart && tree.look_up("/usr/bin/systemd-repart", true)?.is_some() {
         return Ok((true, "/usr/lib/repart.d".to_owned()));
     }
-    one_of(tree, &["/usr/libexec/ignition-ostree-growfs", "/usr/bin/growpart", "/usr/sbin/ignition-ostree-growfs"])
+    one_of(
+        tree,
+        &["/usr/libexec/ignition-ostree-growfs", "/usr/bin/growpart", "/usr/sbin/ignition-ostree-growfs"],
+    )
 }
 
 fn left_to_ignition(tree: &Tree) -> Result<(bool, String)> {
@@ -122,7 +129,8 @@ fn left_to_ignition(tree: &Tree) -> Result<(bool, String)> {
             there.push(*path);
         }
     }
-    let found = if there.is_empty() { "no such file".to_owned() } else { format!("{} is there", there.join(", ")) };
+    let found =
+        if there.is_empty() { "no such file".to_owned() } else { format!("{} is there", there.join(", ")) };
     Ok((there.is_empty(), found))
 }
 
@@ -147,7 +155,8 @@ fn sshd_configuration(tree: &Tree) -> Result<String> {
 fn ssh_keys(tree: &Tree) -> Result<(bool, String)> {
     let text = sshd_configuration(tree)?;
     let line = text.lines().find(|line| {
-        line.trim_start().starts_with("Authorized") && line.contains("authorized_keys.d") || line.contains("ssh-key-dir")
+        line.trim_start().starts_with("Authorized") && line.contains("authorized_keys.d")
+            || line.contains("ssh-key-dir")
     });
     Ok(match line {
         Some(line) => (true, line.trim().to_owned()),
@@ -160,7 +169,8 @@ fn sudo(tree: &Tree) -> Result<(bool, String)> {
     files.extend(tree.list("/etc/sudoers.d")?.iter().map(|entry| format!("/etc/sudoers.d/{}", entry.name)));
     for file in files {
         let text = tree.text(&file)?;
-        let grants = |line: &str| line.starts_with('%') && line.contains("NOPASSWD:") && line.ends_with("ALL");
+        let grants =
+            |line: &str| line.starts_with('%') && line.contains("NOPASSWD:") && line.ends_with("ALL");
         if text.lines().map(str::trim).any(grants) {
             return Ok((true, file));
         }
@@ -175,7 +185,8 @@ fn directories(tree: &Tree) -> Result<(bool, String)> {
             missing.push(path);
         }
     }
-    let found = if missing.is_empty() { "all there".to_owned() } else { format!("no {}", missing.join(", no ")) };
+    let found =
+        if missing.is_empty() { "all there".to_owned() } else { format!("no {}", missing.join(", no ")) };
     Ok((missing.is_empty(), found))
 }
 

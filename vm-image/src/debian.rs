@@ -3,7 +3,7 @@
 //! The contract is in docs/podman-machine.md. What podman's Ignition configuration writes, it does not overwrite, so nothing
 //! of ours is at those paths.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,36 +21,105 @@ use crate::{overlay, progress};
 /// Everything a guest needs, without recommendations.
 const PACKAGES: &[&str] = &[
     // The system.
-    "dbus", "dbus-user-session", "iproute2", "less", "libpam-systemd", "polkitd", "procps", "systemd", "systemd-sysv", "tzdata",
+    "dbus",
+    "dbus-user-session",
+    "iproute2",
+    "less",
+    "libpam-systemd",
+    "polkitd",
+    "procps",
+    "systemd",
+    "systemd-sysv",
+    "tzdata",
     // What podman machine talks to.
-    "openssh-server", "sudo",
+    "openssh-server",
+    "sudo",
     // Containers, also rootless.
-    "aardvark-dns", "ca-certificates", "catatonit", "conmon", "crun", "fuse-overlayfs", "iptables", "netavark", "nftables",
-    "passt", "podman", "uidmap",
+    "aardvark-dns",
+    "ca-certificates",
+    "catatonit",
+    "conmon",
+    "crun",
+    "fuse-overlayfs",
+    "iptables",
+    "netavark",
+    "nftables",
+    "passt",
+    "podman",
+    "uidmap",
 ];
 
 /// What a disk that boots needs besides, and the kernel.
 const MACHINE_PACKAGES: &[&str] = &[
-    "busybox", "e2fsprogs", "ignition", "initramfs-tools", "kmod", "libnss-resolve", "socat", "systemd-repart",
-    "systemd-resolved", "zstd",
+    "busybox-static",
+    "e2fsprogs",
+    "ignition",
+    "initramfs-tools",
+    "kmod",
+    "libnss-resolve",
+    "socat",
+    "systemd-repart",
+    "systemd-resolved",
+    "zstd",
 ];
 
 /// Drivers of the kernel that no virtual machine has hardware for. Debian's kernel for clouds lacks 9p, by which podman
 /// machine 4 mounts volumes.
 const NO_DRIVERS: &[&str] = &[
-    "drivers/accel", "drivers/bluetooth", "drivers/comedi", "drivers/crypto", "drivers/edac", "drivers/gpu", "drivers/hid",
-    "drivers/hwmon", "drivers/iio", "drivers/infiniband", "drivers/input", "drivers/isdn", "drivers/leds", "drivers/media",
-    "drivers/mmc", "drivers/mtd", "drivers/net/can", "drivers/net/ethernet", "drivers/net/wireless", "drivers/pinctrl",
-    "drivers/platform", "drivers/power", "drivers/scsi", "drivers/staging", "drivers/thunderbolt", "drivers/usb",
-    "drivers/video", "fs/ceph", "fs/ocfs2", "net/bluetooth", "net/can", "net/ceph", "net/mac80211", "net/wireless", "sound",
+    "drivers/accel",
+    "drivers/bluetooth",
+    "drivers/comedi",
+    "drivers/crypto",
+    "drivers/edac",
+    "drivers/gpu",
+    "drivers/hid",
+    "drivers/hwmon",
+    "drivers/iio",
+    "drivers/infiniband",
+    "drivers/input",
+    "drivers/isdn",
+    "drivers/leds",
+    "drivers/media",
+    "drivers/mmc",
+    "drivers/mtd",
+    "drivers/net/can",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+    "drivers/pinctrl",
+    "drivers/platform",
+    "drivers/power",
+    "drivers/scsi",
+    "drivers/staging",
+    "drivers/thunderbolt",
+    "drivers/usb",
+    "drivers/video",
+    "fs/ceph",
+    "fs/ocfs2",
+    "net/bluetooth",
+    "net/can",
+    "net/ceph",
+    "net/mac80211",
+    "net/wireless",
+    "sound",
 ];
 
 /// Of those, what machines do have.
-const BUT_DRIVERS: &[&str] = &["drivers/crypto/ccp/ccp", "drivers/input/evdev", "drivers/scsi/hv_storvsc", "drivers/scsi/scsi_*", "drivers/scsi/sd_mod", "drivers/scsi/virtio_scsi"];
+const BUT_DRIVERS: &[&str] = &[
+    "drivers/crypto/ccp/ccp",
+    "drivers/input/evdev",
+    "drivers/scsi/hv_storvsc",
+    "drivers/scsi/scsi_*",
+    "drivers/scsi/sd_mod",
+    "drivers/scsi/virtio_scsi",
+];
 
 /// Files that are only read by people, at a desk.
 const NO_FILES: &[&str] = &[
-    "/usr/lib/udev/hwdb.d/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/lintian/*", "/usr/share/locale/*",
+    "/usr/lib/udev/hwdb.d/*",
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/lintian/*",
+    "/usr/share/locale/*",
     "/usr/share/man/*",
 ];
 
@@ -59,8 +128,14 @@ const BUT_FILES: &[&str] = &["/usr/share/doc/*/copyright"];
 
 /// Units that do their work on their own, and none of a machine's.
 const NO_UNITS: &[&str] = &[
-    "apt-daily-upgrade.timer", "apt-daily.timer", "e2scrub_all.timer", "e2scrub_reap.service", "netavark-dhcp-proxy.service",
-    "netavark-dhcp-proxy.socket", "podman-auto-update.timer", "systemd-networkd-wait-online.service",
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "netavark-dhcp-proxy.service",
+    "netavark-dhcp-proxy.socket",
+    "podman-auto-update.timer",
+    "systemd-networkd-wait-online.service",
 ];
 
 const UNITS: &[&str] = &["ssh.service", "systemd-networkd.service", "systemd-resolved.service"];
@@ -178,8 +253,12 @@ pub fn customise(root: &Path, guest: Guest) -> Result<()> {
     write(root, "etc/default/locale", "LANG=C.UTF-8\n")?;
     // They are written into and not made, by Ignition or over ssh.
     for directory in [
-        "etc/containers/registries.conf.d", "etc/environment.d", "etc/systemd/system.conf.d",
-        "etc/systemd/system/sockets.target.wants", "etc/systemd/user/sockets.target.wants", "var/lib/systemd/linger",
+        "etc/containers/registries.conf.d",
+        "etc/environment.d",
+        "etc/systemd/system.conf.d",
+        "etc/systemd/system/sockets.target.wants",
+        "etc/systemd/user/sockets.target.wants",
+        "var/lib/systemd/linger",
     ] {
         fs::create_dir_all(root.join(directory))?;
     }
@@ -216,7 +295,11 @@ fn wsl(root: &Path) -> Result<()> {
     overlay::copy(overlay::WSL, root)?;
     // Debian's adduser is another program.
     overlay::link(root, "usr/local/sbin/adduser", "/usr/sbin/useradd")?;
-    overlay::link(root, "etc/systemd/system/multi-user.target.wants/sshd.service", "/usr/lib/systemd/system/ssh.service")?;
+    overlay::link(
+        root,
+        "etc/systemd/system/multi-user.target.wants/sshd.service",
+        "/usr/lib/systemd/system/ssh.service",
+    )?;
     overlay::link(root, "usr/lib/systemd/system/sshd.service", "ssh.service")?;
     inside(root, &["systemctl", "--quiet", "set-default", "multi-user.target"], None)
 }
@@ -235,18 +318,37 @@ pub fn settle(root: &Path, guest: Guest, began: SystemTime) -> Result<()> {
     let _step = progress::step("settling the tree");
     let epoch = epoch(root, began)?;
     for path in [
-        "etc/machine-id", "var/cache/ldconfig/aux-cache", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
-        "etc/.pwd.lock", "etc/group-", "etc/gshadow-", "etc/passwd-", "etc/shadow-", "etc/subgid-", "etc/subuid-",
-        "var/cache/debconf/config.dat-old", "var/cache/debconf/templates.dat-old", "var/lib/dpkg/status-old",
-        "var/lib/dpkg/diversions-old", "var/lib/dpkg/statoverride-old", "var/lib/dpkg/available",
+        "etc/machine-id",
+        "var/cache/ldconfig/aux-cache",
+        "var/lib/dbus/machine-id",
+        "var/lib/systemd/random-seed",
+        "etc/.pwd.lock",
+        "etc/group-",
+        "etc/gshadow-",
+        "etc/passwd-",
+        "etc/shadow-",
+        "etc/subgid-",
+        "etc/subuid-",
+        "var/cache/debconf/config.dat-old",
+        "var/cache/debconf/templates.dat-old",
+        "var/lib/dpkg/status-old",
+        "var/lib/dpkg/diversions-old",
+        "var/lib/dpkg/statoverride-old",
+        "var/lib/dpkg/available",
     ] {
         remove(root, path)?;
     }
-    for (directory, keep) in [("etc/ssh", "ssh_host_"), ("var/log", ""), ("var/cache/apt", ""), ("tmp", ""), ("run", "")] {
+    for (directory, keep) in
+        [("etc/ssh", "ssh_host_"), ("var/log", ""), ("var/cache/apt", ""), ("tmp", ""), ("run", "")]
+    {
         empty(&root.join(directory), keep)?;
     }
     // systemd fills it in.
-    fs::write(root.join("etc/machine-id"), "")?;
+    write(root, "etc/machine-id", "")?;
+    // There is nothing newer in /usr that systemd would have to look at when the machine first starts.
+    for directory in ["etc", "var"] {
+        write(root, &format!("{directory}/.updated"), "")?;
+    }
     let shadow = fs::read_to_string(root.join("etc/shadow"))?;
     let day = (epoch.as_secs() / 86400).to_string();
     fs::write(root.join("etc/shadow"), last_changed(&shadow, &day))?;
@@ -270,7 +372,8 @@ fn last_changed(shadow: &str, day: &str) -> String {
 
 fn epoch(root: &Path, began: SystemTime) -> Result<Duration> {
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
-        let seconds = epoch.parse().with_context(|| format!("SOURCE_DATE_EPOCH={epoch}: not a number of seconds"))?;
+        let seconds =
+            epoch.parse().with_context(|| format!("SOURCE_DATE_EPOCH={epoch}: not a number of seconds"))?;
         return Ok(Duration::from_secs(seconds));
     }
     let mut youngest = SystemTime::UNIX_EPOCH;
@@ -300,7 +403,9 @@ fn set_times(root: &Path, epoch: Duration) -> Result<()> {
 
 fn remove(root: &Path, path: &str) -> Result<()> {
     match fs::remove_file(root.join(path)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {path} in the tree")),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {path} in the tree"))
+        }
         _ => Ok(()),
     }
 }
@@ -319,12 +424,32 @@ fn empty(directory: &Path, prefix: &str) -> Result<()> {
 /// Runs a program of the tree in it.
 fn inside(root: &Path, arguments: &[&str], epoch: Option<Duration>) -> Result<()> {
     let mut command = Command::new("chroot");
-    command.arg(root).args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    command
+        .arg(root)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8");
     if let Some(epoch) = epoch {
         command.env("SOURCE_DATE_EPOCH", epoch.as_secs().to_string());
     }
     command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
     tool::run(&mut command).with_context(|| arguments.join(" "))
+}
+
+/// The packages in a tree, with their versions.
+///
+/// # Errors
+/// dpkg's records cannot be read.
+pub fn packages(root: &Path) -> Result<BTreeMap<String, String>> {
+    let status = fs::read_to_string(root.join("var/lib/dpkg/status"))?;
+    let field = |record: &str, name: &str| {
+        record.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
+    };
+    Ok(status
+        .split("\n\n")
+        .filter_map(|record| Some((field(record, "Package")?, field(record, "Version")?)))
+        .collect())
 }
 
 /// A digest of everything in a tree but times: names, types, permissions, owners, contents.
@@ -341,7 +466,14 @@ pub fn digest(root: &Path) -> Result<String> {
         crate::interrupt::check()?;
         let metadata = entry.path().symlink_metadata()?;
         let name = entry.path().strip_prefix(root)?;
-        let line = format!("{}\0{:o} {} {} {}\0", name.display(), metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev());
+        let line = format!(
+            "{}\0{:o} {} {} {}\0",
+            name.display(),
+            metadata.mode(),
+            metadata.uid(),
+            metadata.gid(),
+            metadata.rdev()
+        );
         hasher.update(line.as_bytes());
         if metadata.is_symlink() {
             hasher.update(fs::read_link(entry.path())?.as_os_str().as_encoded_bytes());

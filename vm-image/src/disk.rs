@@ -79,12 +79,11 @@ pub fn check_host(arch: Arch) -> Result<()> {
 /// Makes a raw disk of `size` bytes in `work` from a root tree.
 ///
 /// # Errors
-/// The tree does not fit, has no kernel, or one of the tools fails.
+/// The tree does not fit, or one of the tools fails.
 pub fn make(tree: &Path, arch: Arch, size: u64, work: &Path) -> Result<PathBuf> {
     let disk = work.join("disk.raw");
     let file = File::create(&disk)?;
     file.set_len(size)?;
-    write_menu(tree, arch)?;
     {
         let _step = progress::step("partitioning the disk");
         write_table(&disk, arch)?;
@@ -108,8 +107,11 @@ pub fn make(tree: &Path, arch: Arch, size: u64, work: &Path) -> Result<PathBuf> 
     Ok(disk)
 }
 
-/// GRUB's configuration. The kernel is found by Debian's links, which follow its updates.
-fn write_menu(tree: &Path, arch: Arch) -> Result<()> {
+/// Writes GRUB's configuration into a root tree. The kernel is found by Debian's links, which follow its updates.
+///
+/// # Errors
+/// The tree has no kernel, or cannot be written to.
+pub fn write_menu(tree: &Path, arch: Arch) -> Result<()> {
     for link in ["vmlinuz", "initrd.img"] {
         ensure!(tree.join(link).exists(), "the tree has no /{link}");
     }
@@ -195,7 +197,7 @@ fn write_bios(disk: &File, boot: &[u8], core: &[u8]) -> Result<()> {
     // Two NOPs: BIOSes may say nonsense of the drive they boot from, but a machine has no floppy disk.
     boot[grub::DRIVE_CHECK..grub::DRIVE_CHECK + 2].copy_from_slice(&[0x90, 0x90]);
     let length = core.len() as u64;
-    if length > CORE_SIZE || length < SECTOR {
+    if !(SECTOR..=CORE_SIZE).contains(&length) {
         bail!("GRUB's second stage is {length} bytes long, which does not fit");
     }
     let rest = u16::try_from(length.div_ceil(SECTOR) - 1)?;

@@ -150,8 +150,9 @@ impl Format {
                 decompressed_head(tool, path)?
             }
         };
-        let layout = layout(&head)
-            .with_context(|| format!("{}: neither a disk image nor an archive of a root file system", at()))?;
+        let layout = layout(&head).with_context(|| {
+            format!("{}: neither a disk image nor an archive of a root file system", at())
+        })?;
         Ok(Self { layout, compression })
     }
 }
@@ -184,7 +185,11 @@ fn layout(head: &[u8]) -> Option<Layout> {
         Some(Layout::Vhdx)
     } else if has(257, b"ustar") {
         Some(Layout::Tar)
-    } else if has(510, &[0x55, 0xaa]) || has(1080, &[0x53, 0xef]) || has(0, b"XFSB") || has(65600, b"_BHRfS_M") {
+    } else if has(510, &[0x55, 0xaa])
+        || has(1080, &[0x53, 0xef])
+        || has(0, b"XFSB")
+        || has(65600, b"_BHRfS_M")
+    {
         // A partition table, or a file system without one: ext4, XFS, btrfs.
         Some(Layout::Raw)
     } else {
@@ -258,6 +263,9 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// One of them is no disk, or qemu-img fails.
 pub fn convert(from: &Path, layout: Layout, to: &Path, new: Layout) -> Result<()> {
+    if layout == Layout::Qcow2 {
+        check_qcow2(from)?;
+    }
     let step = progress::percent(format!("converting to {}", new.driver()?));
     let mut command = QEMU_IMG.command();
     command.args(["convert", "-p", "-f", layout.driver()?, "-O", new.driver()?]);
@@ -279,14 +287,33 @@ pub fn convert(from: &Path, layout: Layout, to: &Path, new: Layout) -> Result<()
     })
 }
 
+/// Fails if a file ends before what its tables name, which to qemu-img convert(1) are zeros and no error.
+fn check_qcow2(path: &Path) -> Result<()> {
+    let mut command = QEMU_IMG.command();
+    command.args(["check", "-q", "-f", "qcow2", "--"]).arg(path).stdout(Stdio::null());
+    let mut code = None;
+    let done = tool::watch(&mut command, |child| {
+        code = child.wait()?.code();
+        Ok(())
+    });
+    interrupt::check()?;
+    match code {
+        // 3: room that nothing uses, as in images that were not closed (qemu-img(1)).
+        Some(0 | 3) => Ok(()),
+        Some(2) => bail!("truncated or damaged: `qemu-img check` shows where"),
+        _ => done,
+    }
+}
+
 /// Makes a raw disk in `to` of an image, whatever its format, with holes where it has nothing.
 ///
 /// # Errors
 /// It is damaged, no disk, or cannot be read.
 pub fn to_raw(image: &Path, format: Format, to: &Path) -> Result<()> {
+    let name = || image.display().to_string();
     match (format.compression, format.layout) {
         (Compression::None, Layout::Raw) => copy(image, to),
-        (Compression::None, layout) => convert(image, layout, to, Layout::Raw),
+        (Compression::None, layout) => convert(image, layout, to, Layout::Raw).with_context(name),
         (compression, layout) => {
             let between = to.with_extension("decompressed");
             decompress(compression, image, &between)?;
@@ -294,7 +321,7 @@ pub fn to_raw(image: &Path, format: Format, to: &Path) -> Result<()> {
                 // What a compressor writes has no holes.
                 copy(&between, to)?;
             } else {
-                convert(&between, layout, to, Layout::Raw)?;
+                convert(&between, layout, to, Layout::Raw).with_context(name)?;
             }
             std::fs::remove_file(&between)?;
             Ok(())

@@ -51,7 +51,13 @@ impl Image {
                 continue;
             }
             let scratch = tempfile::tempdir_in(work.path())?.keep();
-            match filesystem::open(&disk, partition, access, &scratch).and_then(Tree::find) {
+            // Only the one that is to be changed is checked and repaired for that.
+            let find = |access| filesystem::open(&disk, partition, access, &scratch).and_then(Tree::find);
+            let found = match find(Access::Read) {
+                Ok(Some(_)) if access == Access::Write => find(Access::Write),
+                found => found,
+            };
+            match found {
                 Ok(Some(tree)) => {
                     let root = Some(partition.number);
                     return Ok(Self { format, partitions, root, tree, disk: Some(disk), work });
@@ -89,7 +95,8 @@ impl Image {
         }
         std::fs::remove_file(&archive)?;
         let fs = Box::new(Mounted::directory(&root));
-        let tree = Tree::find(fs)?.with_context(|| format!("{}: no Linux system in the archive", path.display()))?;
+        let tree =
+            Tree::find(fs)?.with_context(|| format!("{}: no Linux system in the archive", path.display()))?;
         Ok(Self { format, partitions: Vec::new(), root: None, tree, disk: None, work })
     }
 

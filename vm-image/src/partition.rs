@@ -34,6 +34,8 @@ struct Listing {
 
 #[derive(Deserialize)]
 struct Table {
+    #[serde(default)]
+    label: String,
     #[serde(default = "default_sector")]
     sectorsize: u64,
     #[serde(default)]
@@ -63,19 +65,15 @@ pub fn partitions(disk: &Path) -> Result<Vec<Partition>> {
     let mut all = match tool::output(SFDISK.command().arg("--json").arg(disk)) {
         Ok(json) => table(&json, size)?,
         Err(error) if format!("{error:#}").contains("does not contain a recognized partition table") => {
-            let (kind, name) = Default::default();
-            vec![Partition {
-                number: 0,
-                offset: 0,
-                size,
-                kind,
-                name,
-                file_system: String::new(),
-                label: String::new(),
-            }]
+            Vec::new()
         }
         Err(error) => return Err(error),
     };
+    // The boot sector of a file system that has the disk for itself looks like a table with nothing in it.
+    if all.is_empty() {
+        let (kind, name, file_system, label) = Default::default();
+        all.push(Partition { number: 0, offset: 0, size, kind, name, file_system, label });
+    }
     for partition in &mut all {
         (partition.file_system, partition.label) = probe(disk, partition)?;
     }
@@ -84,8 +82,13 @@ pub fn partitions(disk: &Path) -> Result<Vec<Partition>> {
 
 fn table(json: &[u8], disk: u64) -> Result<Vec<Partition>> {
     let listing: Listing = serde_json::from_slice(json).context("the partition table, as sfdisk shows it")?;
-    let sector = listing.partitiontable.sectorsize;
-    let rows = listing.partitiontable.partitions.into_iter().enumerate();
+    let Table { label, sectorsize: sector, partitions } = listing.partitiontable;
+    // The part of a GUID table that is for older programs; a valid one has precedence.
+    ensure!(
+        label != "dos" || partitions.iter().all(|row| row.kind != "ee"),
+        "the partition table is damaged, or the image is truncated"
+    );
+    let rows = partitions.into_iter().enumerate();
     rows.map(|(index, row)| {
         let number = index + 1;
         let (offset, size) = (row.start.saturating_mul(sector), row.size.saturating_mul(sector));
@@ -141,5 +144,9 @@ mod tests {
         assert!(table(json, 5 * 512).is_ok());
         let error = table(json, 5 * 512 - 1).unwrap_err().to_string();
         assert!(error.contains("partition 1") && error.contains("truncated"), "{error}");
+        // What sfdisk shows of one with a GUID table.
+        let json =
+            br#"{"partitiontable": {"label": "dos", "partitions": [{"start": 1, "size": 3, "type": "ee"}]}}"#;
+        assert!(table(json, 4 * 512).unwrap_err().to_string().contains("truncated"));
     }
 }

@@ -22,8 +22,10 @@ pub const COMMANDS: [&str; 2] = ["/usr/local/bin/coracle", "/usr/local/bin/corac
 
 /// Podman's configuration, twice: podman 4 and 5 read drop-ins in /etc alone; podman 6 mounts the host's configuration
 /// over that directory, and reads those of the image here.
-pub const CONFIGURATION: [&str; 2] =
-    ["/etc/containers/containers.conf.d/10-coracle.conf", "/usr/share/containers/containers.conf.d/10-coracle.conf"];
+pub const CONFIGURATION: [&str; 2] = [
+    "/etc/containers/containers.conf.d/10-coracle.conf",
+    "/usr/share/containers/containers.conf.d/10-coracle.conf",
+];
 
 /// Coracle's programs on this host.
 pub struct Programs([PathBuf; 3]);

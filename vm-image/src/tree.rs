@@ -60,7 +60,8 @@ impl Tree {
             let base = format!("/ostree/deploy/{}", stateroot.name);
             let found = tree.list(&format!("{base}/deploy"))?;
             let found = found.into_iter().filter(|entry| entry.kind == Kind::Directory);
-            deployments.extend(found.map(|entry| (format!("{base}/deploy/{}", entry.name), format!("{base}/var"))));
+            deployments
+                .extend(found.map(|entry| (format!("{base}/deploy/{}", entry.name), format!("{base}/var"))));
         }
         ensure!(
             deployments.len() < 2,
@@ -92,7 +93,9 @@ impl Tree {
             if whole.is_empty() { "/".to_owned() } else { whole }
         };
         match (&self.layout, path.strip_prefix("/var")) {
-            (Layout::Ostree(_, var), Some(rest)) if rest.is_empty() || rest.starts_with('/') => below(var, rest),
+            (Layout::Ostree(_, var), Some(rest)) if rest.is_empty() || rest.starts_with('/') => {
+                below(var, rest)
+            }
             (Layout::Plain(root) | Layout::Ostree(root, _), _) => below(root, path.trim_end_matches('/')),
         }
     }
@@ -348,7 +351,8 @@ mod tests {
     fn of_two_deployments_none_is_taken() {
         let root = tempfile::tempdir().unwrap();
         for name in ["a.0", "b.0"] {
-            fs::create_dir_all(root.path().join("ostree/deploy/os/deploy").join(name).join("usr/bin")).unwrap();
+            fs::create_dir_all(root.path().join("ostree/deploy/os/deploy").join(name).join("usr/bin"))
+                .unwrap();
         }
         let error = Tree::find(Box::new(Mounted::directory(root.path()))).err().unwrap().to_string();
         assert!(error.contains("more than one") && error.contains("b.0"), "{error}");

@@ -71,7 +71,10 @@ impl Build {
             true => None,
             false => Some(Programs::find(self.programs.as_deref(), arch)?),
         };
-        ensure!(rustix::process::geteuid().is_root(), "building needs root: a root tree has files of several users");
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "building needs root: a root tree has files of several users"
+        );
         debian::check_host(arch)?;
         let tools: Vec<_> = formats.iter().filter_map(|format| format.compression.tool()).collect();
         tool::require(&tools)?;
@@ -96,12 +99,17 @@ impl Build {
             let mut tree = Tree::new(Box::new(Mounted::directory(&root)), tree::Layout::Plain(String::new()));
             tree.add(runtime::files(programs, &scratch)?, |_| None).context("put Coracle into the tree")?;
         }
+        if guest == Guest::Machine {
+            disk::write_menu(&root, arch)?;
+        }
         debian::settle(&root, guest, began)?;
         let digest = debian::digest(&root)?;
 
         let whole = work.path().join("whole");
         match guest {
-            Guest::Machine => fs::rename(disk::make(&root, arch, self.disk_size << 30, work.path())?, &whole)?,
+            Guest::Machine => {
+                fs::rename(disk::make(&root, arch, self.disk_size << 30, work.path())?, &whole)?
+            }
             Guest::Wsl => archive(&root, &whole)?,
         }
         let mut images = Vec::new();
@@ -119,7 +127,11 @@ impl Build {
             images.push(json!({ "path": path, "format": format, "size": size }));
         }
         text += &format!("root tree: {digest}\n");
-        Ok(Report { text, json: json!({ "arch": arch, "root_tree": digest, "images": images }) })
+        let packages = debian::packages(&root)?;
+        Ok(Report {
+            text,
+            json: json!({ "arch": arch, "root_tree": digest, "images": images, "packages": packages }),
+        })
     }
 }
 
@@ -153,7 +165,8 @@ mod tests {
     #[test]
     fn disks_and_archives_are_not_of_one_tree() {
         let of = |names: &[&str]| {
-            let formats: Vec<_> = names.iter().map(|name| Format::of_name(Path::new(name)).unwrap()).collect();
+            let formats: Vec<_> =
+                names.iter().map(|name| Format::of_name(Path::new(name)).unwrap()).collect();
             guest(&formats).map_err(|error| error.to_string())
         };
         assert_eq!(of(&["a.qcow2.zst", "a.raw"]), Ok(Guest::Machine));

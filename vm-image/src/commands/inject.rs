@@ -42,7 +42,11 @@ impl Inject {
         let format = Format::of_file(&self.base)?;
         // The name may say nothing, but must not say something else.
         if let Ok(wanted) = Format::of_name(&self.output) {
-            ensure!(wanted == format, "{}: {base} is {format}, and stays so: name the output after that", self.output.display());
+            ensure!(
+                wanted == format,
+                "{}: {base} is {format}, and stays so: name the output after that",
+                self.output.display()
+            );
         }
         if format.layout == Layout::Tar {
             bail!("{base}: an archive of a root file system has no disk to change: use `build` for WSL");
@@ -58,14 +62,15 @@ impl Inject {
         let what = ["/usr/bin/podman", "/usr/local/bin/podman"];
         let mut has_podman = false;
         for path in what {
-            has_podman |= image.tree.look_up(path, true)?.is_some();
+            has_podman |= image.tree.look_up(path, true).with_context(|| base.clone())?.is_some();
         }
         ensure!(has_podman, "{base}: there is no podman in it ({})", what.join(", "));
-        let arch = inspect::arch(&image.tree)?.with_context(|| format!("{base}: cannot tell which machine it is for"))?;
+        let arch = inspect::arch(&image.tree).with_context(|| base.clone())?;
+        let arch = arch.with_context(|| format!("{base}: cannot tell which machine it is for"))?;
         let programs = Programs::find(self.programs.as_deref(), arch)?;
 
         // What is replaced frees its room only afterwards; metadata takes some.
-        let (size, free) = (programs.size()? + (1 << 20), image.tree.free()?);
+        let (size, free) = (programs.size()? + (1 << 20), image.tree.free().with_context(|| base.clone())?);
         ensure!(
             size <= free,
             "{base}: no room: {} are needed, {} are free",
@@ -75,8 +80,9 @@ impl Inject {
         let scratch = image.work.path().join("added");
         fs::create_dir(&scratch)?;
         let files = runtime::files(&programs, &scratch)?;
-        let selinux = image.tree.text("/etc/selinux/config")?;
-        let has_policy = selinux.lines().any(|l| matches!(l.trim(), "SELINUX=enforcing" | "SELINUX=permissive"));
+        let selinux = image.tree.text("/etc/selinux/config").with_context(|| base.clone())?;
+        let has_policy =
+            selinux.lines().any(|l| matches!(l.trim(), "SELINUX=enforcing" | "SELINUX=permissive"));
         let label = |path: &str| if has_policy { runtime::label(path) } else { None };
         let added = image.tree.add(files, label).with_context(|| base.clone())?;
 

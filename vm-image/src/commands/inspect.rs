@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -38,9 +38,10 @@ impl Inspect {
     /// It is no image that can be read here.
     pub fn run(self) -> Result<Report> {
         let image = Image::open(&self.image, Access::Read)?;
-        let versions = Versions::of(&image.tree)?;
-        let points = contract::check(&image)?;
-        let arch = arch(&image.tree)?;
+        let name = || self.image.display().to_string();
+        let versions = Versions::of(&image.tree).with_context(name)?;
+        let points = contract::check(&image).with_context(name)?;
+        let arch = arch(&image.tree).with_context(name)?;
         let text = text(&image, arch, &versions, &points);
         let json = json!({
             "format": image.format,
@@ -63,7 +64,7 @@ impl Inspect {
 pub fn arch(tree: &Tree) -> Result<Option<Arch>> {
     for program in ["/usr/bin/podman", "/usr/lib/systemd/systemd"] {
         if let Some(bytes) = tree.read(program)? {
-            return Arch::of_elf(&bytes).map(Some);
+            return Arch::of_elf(&bytes).map(Some).context(program);
         }
     }
     Ok(None)
@@ -79,10 +80,9 @@ impl Versions {
             podman: packages.version("podman"),
             crun: packages.version("crun"),
             ignition: packages.version("ignition"),
-            coracle: match tree.read(&format!("{}/coracle", runtime::DIRECTORY))? {
-                Some(program) => Some(own_version(&program).unwrap_or_else(|| "unknown".to_owned())),
-                None => None,
-            },
+            coracle: tree
+                .read(&format!("{}/coracle", runtime::DIRECTORY))?
+                .map(|program| own_version(&program).unwrap_or_else(|| "unknown".to_owned())),
         })
     }
 }
@@ -110,7 +110,9 @@ impl Packages {
         if !status.is_empty() {
             return Ok(Self::Debian(status));
         }
-        for database in ["/usr/share/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"] {
+        for database in
+            ["/usr/share/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"]
+        {
             if let Some(bytes) = tree.read(database)? {
                 return Ok(Self::Rpm(bytes));
             }
@@ -179,7 +181,8 @@ fn text(image: &Image, arch: Option<Arch>, versions: &Versions, points: &[Point]
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
     text += "contract of podman machine:\n";
     for point in points {
-        text += &format!("  {:<7} {}: {}\n", if point.met { "met" } else { "MISSED" }, point.point, point.found);
+        text +=
+            &format!("  {:<7} {}: {}\n", if point.met { "met" } else { "MISSED" }, point.point, point.found);
     }
     text
 }

@@ -9,8 +9,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use oci_spec::image::{
-    ANNOTATION_REF_NAME, ANNOTATION_TITLE, Arch as OciArch, Descriptor, DescriptorBuilder, ImageIndex, ImageIndexBuilder,
-    ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, PlatformBuilder, SCHEMA_VERSION, Sha256Digest,
+    ANNOTATION_REF_NAME, ANNOTATION_TITLE, Arch as OciArch, Descriptor, DescriptorBuilder, ImageIndex,
+    ImageIndexBuilder, ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, PlatformBuilder,
+    SCHEMA_VERSION, Sha256Digest,
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -79,7 +80,7 @@ impl Pack {
                 None => {
                     let image = Image::open(path, Access::Read)?;
                     let name = path.display();
-                    inspect::arch(&image.tree)?.with_context(|| {
+                    inspect::arch(&image.tree).with_context(|| name.to_string())?.with_context(|| {
                         format!("{name}: cannot tell which machine it is for: write x86_64:{name} or aarch64:{name}")
                     })?
                 }
@@ -105,15 +106,22 @@ impl Pack {
             let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
             text += &format!("  {} {}: {}\n", word("disktype"), word("arch"), word("image"));
         }
-        text += &format!("push it with: skopeo copy --all oci:{shown}:{} docker://REGISTRY/NAME:{}\n", self.tag, self.tag);
-        Ok(Report { text, json: json!({ "output": path, "digest": digest, "tag": self.tag, "images": entries }) })
+        text += &format!(
+            "push it with: skopeo copy --all oci:{shown}:{} docker://REGISTRY/NAME:{}\n",
+            self.tag, self.tag
+        );
+        Ok(Report {
+            text,
+            json: json!({ "output": path, "digest": digest, "tag": self.tag, "images": entries }),
+        })
     }
 }
 
 fn is_for(manifest: &Descriptor, arch: Arch, disktype: &str) -> bool {
     let annotation = manifest.annotations().as_ref().and_then(|all| all.get(DISKTYPE));
     let platform = manifest.platform().as_ref().map(|platform| platform.architecture().to_string());
-    annotation.is_some_and(|found| found == disktype) && platform.is_some_and(|found| found == arch.to_string())
+    annotation.is_some_and(|found| found == disktype)
+        && platform.is_some_and(|found| found == arch.to_string())
 }
 
 /// What podman chooses by (pkg/machine/ocipull of podman).
@@ -152,8 +160,11 @@ impl<'a> Layout<'a> {
             .annotations(HashMap::from([(ANNOTATION_TITLE.to_owned(), title)]))
             .build()?;
         let empty = self.add(b"{}")?;
-        let config =
-            DescriptorBuilder::default().media_type(MediaType::EmptyJSON).digest(empty.0).size(empty.1).build()?;
+        let config = DescriptorBuilder::default()
+            .media_type(MediaType::EmptyJSON)
+            .digest(empty.0)
+            .size(empty.1)
+            .build()?;
         let manifest = ImageManifestBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageManifest)
@@ -162,7 +173,10 @@ impl<'a> Layout<'a> {
             .build()?;
         let (digest, size) = self.add(manifest.to_string()?.as_bytes())?;
         // Not amd64 and arm64, which are OCI's words.
-        let platform = PlatformBuilder::default().os(Os::Linux).architecture(OciArch::Other(arch.to_string())).build()?;
+        let platform = PlatformBuilder::default()
+            .os(Os::Linux)
+            .architecture(OciArch::Other(arch.to_string()))
+            .build()?;
         Ok(DescriptorBuilder::default()
             .media_type(MediaType::ImageManifest)
             .digest(digest)
@@ -181,7 +195,8 @@ impl<'a> Layout<'a> {
             .size(size)
             .annotations(HashMap::from([(ANNOTATION_REF_NAME.to_owned(), tag.to_owned())]))
             .build()?;
-        let top = ImageIndexBuilder::default().schema_version(SCHEMA_VERSION).manifests(vec![entry]).build()?;
+        let top =
+            ImageIndexBuilder::default().schema_version(SCHEMA_VERSION).manifests(vec![entry]).build()?;
         top.to_file(self.0.join("index.json"))?;
         let layout = OciLayoutBuilder::default().image_layout_version("1.0.0").build()?;
         layout.to_file(self.0.join("oci-layout"))?;

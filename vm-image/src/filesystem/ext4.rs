@@ -1,12 +1,14 @@
 //! ext4 by debugfs(8), which reads and writes it inside a file: no mount, no device, no privilege.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Access, Addition, Entry, FileSystem, Kind, What};
+use crate::format;
 use crate::partition::Partition;
 use crate::tool::{self, DEBUGFS, E2FSCK};
 
@@ -26,13 +28,30 @@ impl Ext4 {
     /// # Errors
     /// It is damaged, or was not unmounted cleanly and cannot be repaired.
     pub fn open(disk: &Path, partition: &Partition, access: Access, scratch: &Path) -> Result<Self> {
-        let disk = disk.to_str().context("a path that is not UTF-8")?;
-        let it = Self { device: format!("{disk}?offset={}", partition.offset), scratch: scratch.to_owned() };
+        let name = disk.to_str().context("a path that is not UTF-8")?;
+        let it = Self { device: format!("{name}?offset={}", partition.offset), scratch: scratch.to_owned() };
         if access == Access::Write {
-            // Replays the journal of a system that was not shut down; debugfs would write past it.
-            it.check("-p").context("the file system is damaged")?;
+            // Of a system that was not shut down; debugfs would write past it.
+            if has_journal_to_replay(disk, partition)? {
+                it.replay(disk, partition).context("its journal")?;
+            }
+            it.check("-fp").context("the file system is damaged")?;
         }
         Ok(it)
+    }
+
+    /// Replays the journal, in a copy of the partition: e2fsck (1.47) opens the file once more after that, and at its
+    /// beginning.
+    fn replay(&self, disk: &Path, partition: &Partition) -> Result<()> {
+        let path = self.scratch.join("partition");
+        let whole = File::options().read(true).write(true).open(disk)?;
+        let part = File::options().read(true).write(true).create_new(true).open(&path)?;
+        part.set_len(partition.size)?;
+        carry((&whole, partition.offset), (&part, 0), partition.size)?;
+        let device = path.to_str().context("a path that is not UTF-8")?.to_owned();
+        Self { device, scratch: self.scratch.clone() }.check("-fp")?;
+        carry((&part, 0), (&whole, partition.offset), partition.size)?;
+        Ok(fs::remove_file(path)?)
     }
 
     fn check(&self, how: &str) -> Result<()> {
@@ -50,7 +69,10 @@ impl Ext4 {
         // 1: errors, all repaired (e2fsck(8)).
         match code {
             Some(0 | 1) => Ok(()),
-            _ => done.context(said.lines().last().unwrap_or_default().trim().to_owned()),
+            _ => {
+                let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+                done.context(last.unwrap_or("e2fsck failed").to_owned())
+            }
         }
     }
 
@@ -58,6 +80,31 @@ impl Ext4 {
     fn ask(&self, request: &str) -> Result<Vec<u8>> {
         tool::output(DEBUGFS.command().args(["-R", request, &self.device]))
     }
+}
+
+/// Whether the superblock says `needs_recovery` (the kernel's Documentation/filesystems/ext4/super.rst).
+fn has_journal_to_replay(disk: &Path, partition: &Partition) -> Result<bool> {
+    const FEATURE_INCOMPAT: u64 = 1024 + 0x60;
+    let features = format::read_at(disk, partition.offset + FEATURE_INCOMPAT, 1)?;
+    Ok(features[0] & 4 != 0)
+}
+
+/// Copies what is different, so that holes stay.
+fn carry(from: (&File, u64), to: (&File, u64), size: u64) -> Result<()> {
+    let (mut new, mut old) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut at = 0;
+    while at < size {
+        crate::interrupt::check()?;
+        let length = usize::try_from(size - at)?.min(new.len());
+        let (new, old) = (&mut new[..length], &mut old[..length]);
+        from.0.read_exact_at(new, from.1 + at)?;
+        to.0.read_exact_at(old, to.1 + at)?;
+        if new != old {
+            to.0.write_all_at(new, to.1 + at)?;
+        }
+        at += length as u64;
+    }
+    Ok(())
 }
 
 /// A name as debugfs reads it.
@@ -95,7 +142,10 @@ impl FileSystem for Ext4 {
         let stat = self.ask(&format!("stat {}", quoted(link)?))?;
         let stat = String::from_utf8_lossy(&stat);
         if let Some((_, rest)) = stat.split_once("Fast link dest: \"") {
-            return rest.split_once('"').map(|(target, _)| target.to_owned()).context("a link without an end");
+            return rest
+                .split_once('"')
+                .map(|(target, _)| target.to_owned())
+                .context("a link without an end");
         }
         // A longer one is in a block like a file's contents.
         let target = self.ask(&format!("cat {}", quoted(link)?))?;
@@ -151,7 +201,7 @@ impl FileSystem for Ext4 {
         self.check("-fn").context("what was written does not check")?;
         for addition in additions {
             let written = match &addition.what {
-                What::Directory => self.list(&addition.path).is_ok(),
+                What::Directory => !self.ask(&format!("ls -p {}", quoted(&addition.path)?))?.is_empty(),
                 What::Link(target) => self.target(&addition.path)? == *target,
                 What::File(source, _) => self.read(&addition.path)? == fs::read(source)?,
             };

@@ -118,7 +118,12 @@ pub fn tools(kind: &str) -> Option<&'static [Tool]> {
 ///
 /// # Errors
 /// Its kind is unknown, the host cannot mount it, or it is damaged.
-pub fn open(disk: &Path, partition: &Partition, access: Access, scratch: &Path) -> Result<Box<dyn FileSystem>> {
+pub fn open(
+    disk: &Path,
+    partition: &Partition,
+    access: Access,
+    scratch: &Path,
+) -> Result<Box<dyn FileSystem>> {
     let kind = partition.file_system.as_str();
     crate::tool::require(tools(kind).unwrap_or_default())?;
     match kind {

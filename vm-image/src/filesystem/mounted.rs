@@ -32,21 +32,32 @@ impl Mounted {
     pub fn mount(disk: &Path, partition: &Partition, access: Access) -> Result<Self> {
         let kind = &partition.file_system;
         let cannot = || {
-            format!("{kind} can be looked at and changed only where the host can mount a file (as root, with loop devices)")
+            format!(
+                "{kind} can be looked at and changed only where the host can mount a file (as root, with loop devices)"
+            )
         };
         // SAFETY: only this thread's view of mounts changes.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.with_context(cannot)?;
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).with_context(cannot)?;
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+            .with_context(cannot)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .with_context(cannot)?;
         let mount = output::workspace()?;
         let options = match (access, kind.as_str()) {
+            // The host may have another copy of it.
+            (Access::Write, "xfs") => "rw,nouuid",
             (Access::Write, _) => "rw",
-            // Not even the journal's.
+            // Not even the journal is replayed.
             (Access::Read, "xfs") => "ro,norecovery,nouuid",
             (Access::Read, _) => "ro",
         };
         let Partition { offset, size, .. } = partition;
         let mut command = MOUNT.command();
-        command.args(["-t", kind, "-o", &format!("loop,offset={offset},sizelimit={size},{options},nodev,nosuid,noexec")]);
+        command.args([
+            "-t",
+            kind,
+            "-o",
+            &format!("loop,offset={offset},sizelimit={size},{options},nodev,nosuid,noexec"),
+        ]);
         tool::run(command.arg("--").arg(disk).arg(mount.path())).with_context(cannot)?;
         Ok(Self { directory: mount.path().to_owned(), mount: Some(mount) })
     }
@@ -131,7 +142,12 @@ impl Mounted {
         std::os::unix::fs::lchown(&path, Some(0), Some(0))?;
         if let Some(label) = &addition.label {
             let value = format!("{label}\0");
-            rustix::fs::lsetxattr(&path, "security.selinux", value.as_bytes(), rustix::fs::XattrFlags::empty())?;
+            rustix::fs::lsetxattr(
+                &path,
+                "security.selinux",
+                value.as_bytes(),
+                rustix::fs::XattrFlags::empty(),
+            )?;
         }
         Ok(())
     }

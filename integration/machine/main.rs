@@ -1,0 +1,250 @@
+//! podman machine with images of `coracle-vm-image`, as an ordinary user of podman 5 has it. `make test-vm` runs these, for
+//! they take what it has made: the directory `CORACLE_MACHINES` with `host`, a root tree with podman 5 and QEMU, and the
+//! images `machine.qcow2.zst` (by `build`), `injected.qcow2` (by `inject`) and `artifact` (by `pack`).
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use coracle_integration::http::Client;
+use coracle_integration::{
+    Finished, Run, busybox_root, c, command, eventually, package, repository, wat, words,
+};
+use tempfile::TempDir;
+
+/// The user of the host tree.
+const USER: u32 = 1000;
+/// A machine without KVM takes a minute to start on two quiet cores.
+const START: Duration = Duration::from_secs(400);
+
+/// A user's home on the host, with one machine at most. Dropping it removes the machine.
+struct Desktop {
+    directory: TempDir,
+}
+
+fn made(name: &str) -> Result<PathBuf> {
+    let all =
+        std::env::var_os("CORACLE_MACHINES").context("CORACLE_MACHINES is not set: run `make test-vm`")?;
+    Ok(Path::new(&all).join(name))
+}
+
+impl Desktop {
+    fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("coracle-machine").tempdir_in("/var/tmp")?;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let helpers = directory.path().join("helpers");
+        for path in [&directory.path().join("home"), &directory.path().join("run"), &helpers] {
+            fs::create_dir(path)?;
+            chown(path, Some(USER), Some(USER))?;
+        }
+        let wrapper = repository().join("vm-image/test-vm/qemu-without-kvm");
+        command("cp").arg(wrapper).arg(helpers.join("qemu-system-x86_64")).finish()?.ok()?;
+        fs::write(
+            directory.path().join("home/containers.conf"),
+            "[engine]\nhelper_binaries_dir = [\"/machine/helpers\", \"/usr/bin\", \"/usr/libexec/podman\", \"/usr/libexec\"]\n",
+        )?;
+        Ok(Self { directory })
+    }
+
+    /// The path of a file for the user, who has it at the path that is returned.
+    fn lend(&self, file: &Path) -> Result<String> {
+        let name = file.file_name().and_then(|name| name.to_str()).context("name")?;
+        command("cp")
+            .args(["--reflink=auto"])
+            .arg(file)
+            .arg(self.directory.path().join(name))
+            .finish()?
+            .ok()?;
+        Ok(format!("/machine/{name}"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut on_host = command(repository().join("vm-image/test-vm/machine-host"));
+        on_host.arg(made("host")?).arg(self.directory.path()).args(arguments);
+        Ok(on_host)
+    }
+
+    fn machine(&self, arguments: &[&str]) -> Result<Finished> {
+        self.command(&[&["podman", "machine"], arguments].concat())?.job()?.wait_for(START)
+    }
+
+    fn init(&self, image: &str) -> Result<()> {
+        let flags = words("--timezone UTC --cpus 2 --memory 2048 --disk-size 8");
+        self.machine(&[&["init", "--image", image], &flags[..]].concat())?.ok()?;
+        Ok(())
+    }
+
+    /// Starts the machine, and waits until it has come to rest, without a failed unit.
+    fn start(&self) -> Result<()> {
+        let started = self.machine(&["start"])?.ok()?;
+        ensure!(started.stdout.contains("started successfully"), "{started}");
+        let mut state = String::new();
+        let running = eventually("the machine to be up", || {
+            state = self.machine(&["ssh", "systemctl is-system-running || systemctl --failed"])?.stdout;
+            Ok(!state.starts_with("starting") && !state.starts_with("initializing"))
+        });
+        running.and_then(|()| Ok(ensure!(state.trim() == "running", "the machine is {state}")))
+    }
+
+    /// podman's client.
+    fn podman(&self, arguments: &[&str]) -> Result<Finished> {
+        self.command(&[&["podman", "--remote"], arguments].concat())?.finish()
+    }
+
+    /// `podman run --rm`.
+    fn run(&self, arguments: &str) -> Result<Finished> {
+        self.podman(&[&["run", "--rm"], &words(arguments)[..]].concat())
+    }
+
+    /// Makes images of a root directory, `import` being flags of `podman import`.
+    fn import(&self, root: &Path, import: &str, entrypoint: &str, name: &str) -> Result<()> {
+        let archive = self.directory.path().join(format!("{name}.tar"));
+        command("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").finish()?.ok()?;
+        let archive = format!("/machine/{name}.tar");
+        let change = format!("ENTRYPOINT {entrypoint}");
+        let flags = words(import);
+        self.podman(&[&["import", "--change", &change], &flags[..], &[&archive, name]].concat())?.ok()?;
+        Ok(())
+    }
+
+    fn module(&self, module: &Path, import: &str, name: &str) -> Result<()> {
+        let root = tempfile::tempdir_in(self.directory.path())?;
+        fs::copy(module, root.path().join("main.wasm"))?;
+        fs::set_permissions(root.path().join("main.wasm"), fs::Permissions::from_mode(0o755))?;
+        self.import(root.path(), import, "[\"/main.wasm\"]", name)
+    }
+
+    /// Native and Wasm containers, all the ways to say what a container is.
+    fn containers(&self) -> Result<()> {
+        let runtime = "{{.Host.OCIRuntime.Name}}";
+        self.podman(&["info", "--format", runtime])?.ok()?.prints("coracle")?;
+        self.machine(&["ssh", "sudo", "podman", "info", "--format", runtime])?.ok()?.prints("coracle")?;
+        let root = self.directory.path().join("native");
+        busybox_root(&root)?;
+        self.import(&root, "", "[\"/bin/busybox\"]", "native")?;
+        self.module(&c("show")?, "", "show")?;
+        self.module(&c("show")?, "--os wasi --arch wasm", "show-wasi")?;
+        self.module(&wat("exit7")?, "--os wasi --arch wasm", "exit7")?;
+        self.run("native uname -s")?.ok()?.prints("Linux")?;
+        self.run("--annotation run.oci.handler=wasm show args one two")?.ok()?.prints_some("<one>")?;
+        self.run("show args one two")?.ok()?.prints_some("<two>")?;
+        self.run("--platform wasi/wasm show-wasi args one two")?.ok()?.prints_some("<one>")?;
+        self.run("--platform wasi/wasm exit7")?.exits(7)?;
+        Ok(())
+    }
+
+    /// A directory of the user's home, which is the machine's first volume, in containers, both ways.
+    fn volume(&self, text: &str) -> Result<()> {
+        let share = self.directory.path().join("home/share");
+        if !share.exists() {
+            fs::create_dir(&share)?;
+            chown(&share, Some(USER), Some(USER))?;
+        }
+        fs::write(share.join("note"), text)?;
+        self.run("-v /home/sailor/share:/data show cat=/data/note")?.ok()?.prints(text)?;
+        self.run("-v /home/sailor/share:/data native cp /data/note /data/copy")?.ok()?;
+        let copy = fs::read_to_string(share.join("copy"))?;
+        ensure!(copy == text, "{copy:?} came back instead of {text:?}");
+        Ok(())
+    }
+
+    /// A server in a module, reached from the host through the machine.
+    fn server(&self) -> Result<()> {
+        self.module(&package("server")?, "--os wasi --arch wasm", "server")?;
+        self.podman(&words("run -d --name server --platform wasi/wasm -p 8080 server"))?.ok()?;
+        let port = self.podman(&["port", "server", "8080/tcp"])?.ok()?;
+        let port: u16 = port.stdout.trim().rsplit(':').next().context("port")?.parse()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        eventually("the server's answer", || {
+            let answer = Client::connect(address).and_then(|mut client| client.request("GET", "/", b""));
+            Ok(answer.is_ok_and(|answer| answer.body == b"hello\n"))
+        })?;
+        let body: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+        let answer = Client::connect(address)?.request("POST", "/echo", &body)?;
+        ensure!(answer.body == body, "{} bytes came back", answer.body.len());
+        self.podman(&words("rm --force --time 5 server"))?.ok()?;
+        Ok(())
+    }
+
+    /// Everything a user does with a machine.
+    fn everything(&self) -> Result<()> {
+        self.start()?;
+        let grown = self.machine(&["ssh", "df --output=size -m / | tail -n 1"])?.ok()?;
+        let size: u32 = grown.stdout.trim().parse()?;
+        ensure!(size > 7000, "the root file system has {size} MiB of 8 GiB");
+        self.containers()?;
+        self.volume("first")?;
+        self.server()?;
+        self.machine(&["stop"])?.ok()?;
+        self.start()?;
+        self.volume("second")?;
+        self.run("--platform wasi/wasm show-wasi args again")?.ok()?.prints_some("<again>")?;
+        self.machine(&["stop"])?.ok()?;
+        Ok(())
+    }
+}
+
+impl Drop for Desktop {
+    fn drop(&mut self) {
+        let _ = self.machine(&["rm", "--force"]);
+    }
+}
+
+#[test]
+fn an_image_that_was_built() -> Result<()> {
+    let desktop = Desktop::new()?;
+    desktop.init(&desktop.lend(&made("machine.qcow2.zst")?)?)?;
+    desktop.everything()
+}
+
+#[test]
+fn an_image_that_had_crun_alone_and_got_coracle() -> Result<()> {
+    let desktop = Desktop::new()?;
+    desktop.init(&desktop.lend(&made("injected.qcow2")?)?)?;
+    desktop.everything()
+}
+
+/// A registry with what `pack` has made. Dropping it ends it.
+struct Registry {
+    _storage: TempDir,
+    _daemon: coracle_integration::Job,
+    reference: String,
+}
+
+impl Registry {
+    fn new() -> Result<Self> {
+        let storage = tempfile::Builder::new().prefix("coracle-registry").tempdir_in("/var/tmp")?;
+        // Free until somebody else takes it.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let configuration = storage.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            storage.path().display()
+        );
+        fs::write(&configuration, text)?;
+        let daemon = command("docker-registry").arg("serve").arg(&configuration).job()?;
+        eventually("the registry", || Ok(std::net::TcpStream::connect(address).is_ok()))?;
+        let reference = format!("docker://{address}/coracle-machine:latest");
+        let layout = format!("oci:{}:latest", made("artifact")?.display());
+        command("skopeo")
+            .args(["copy", "--all", "--dest-tls-verify=false", &layout, &reference])
+            .finish()?
+            .ok()?;
+        Ok(Self { _storage: storage, _daemon: daemon, reference })
+    }
+}
+
+#[test]
+fn an_artifact_in_a_registry() -> Result<()> {
+    let registry = Registry::new()?;
+    let desktop = Desktop::new()?;
+    desktop.init(&registry.reference)?;
+    desktop.start()?;
+    desktop.containers()?;
+    desktop.machine(&["stop"])?.ok()?;
+    Ok(())
+}
