@@ -11,7 +11,7 @@ PROGRAMS   := coracle coracle-wasmc coracle-wasi
 
 export CORACLE_LIBEXEC := $(LIBEXEC)
 
-.PHONY: help setup build demo test bench bench-syscalls test-faults test-vm install uninstall clean distclean
+.PHONY: help setup build vm-image demo test bench bench-syscalls test-faults test-vm install uninstall clean distclean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -31,6 +31,10 @@ build: ## Release builds of the three programs into bin/: static and stripped
 		install -m 755 "$(RELEASE)/$$program" bin/.new && mv bin/.new bin/$$program; \
 	done
 	@ls -l $(addprefix bin/,$(PROGRAMS))
+
+vm-image: build ## Release build of bin/coracle-vm-image, which makes images for podman machine
+	$(CARGO) build --locked --release -p coracle-vm-image
+	install -m 755 "$(RELEASE)/coracle-vm-image" bin/.new && mv bin/.new bin/coracle-vm-image
 
 demo: ## Set up, build, and show native and Wasm containers with podman
 	@scripts/setup build demo
@@ -59,8 +63,7 @@ test-faults: ## Kill and fail every system call of create, start, exec and delet
 		-p coracle-integration --test faults --test races --test load --test load_podman --test security
 	@sed -i -e '/<!-- faults -->/,/<!-- end -->/{//!d}' -e '/<!-- faults -->/r $(TARGET_DIR)/faults.md' docs/reliability.md
 
-test-vm: ## Run the tests that need cgroup v2 and systemd in a virtual machine
-	@test -x vm-image/test-vm/run || { echo "vm-image/test-vm/run is not there" >&2; exit 1; }
+test-vm: ## Run the tests that need cgroup v2, systemd or podman 5 in a virtual machine, and podman machine with our images
 	@vm-image/test-vm/run
 
 install: build ## Install into DESTDIR and PREFIX (default /usr/local)

@@ -59,13 +59,13 @@ impl Engine {
         );
         let packaged = packaged.replace("/usr/local/bin", &bin.to_string_lossy());
         // The ulimits because podman's own are higher than a test machine may allow; file locks because the default,
-        // shared memory, is one for the whole machine.
+        // shared memory, is one for the whole machine; the log driver because the default is systemd's where that is.
         let private = format!(
             "cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
              conmon_env_vars = [\"PATH=/usr/sbin:/usr/bin:/sbin:/bin\", \"CORACLE_CACHE_DIR={}\"]\n",
             self.host.cache_dir().display()
         );
-        let containers = "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\nnetns = \"none\"\n";
+        let containers = "[containers]\ndefault_ulimits = [\"nofile=10000:10000\", \"nproc=10000:10000\"]\nnetns = \"none\"\nlog_driver = \"k8s-file\"\n";
         let (before, engine) = packaged.split_once("[engine]\n").context("no table [engine]")?;
         let after = change(engine.to_owned());
         fs::write(

@@ -73,6 +73,8 @@ impl User {
         podman.args(words("podman --storage-driver overlay --runtime coracle")).args(args);
         podman
             .env("HOME", &self.home)
+            // Whose ids these are.
+            .env("USER", "sailor")
             // A short path: podman refuses what is longer than 50 characters with its own directory in it.
             .env("XDG_RUNTIME_DIR", self.engine.path().join("r"))
             .env("CONTAINERS_CONF", self.home.join("containers.conf"));

@@ -248,6 +248,9 @@ impl Debian {
 pub fn customise(root: &Path, guest: Guest) -> Result<()> {
     let _step = progress::step("making a podman machine of it");
     overlay::copy(overlay::COMMON, root)?;
+    // mmdebstrap leaves the build host's own there.
+    remove(root, "etc/resolv.conf")?;
+    write(root, "etc/hostname", "podman-machine\n")?;
     // Recommendations were left out of the image, not of what its user installs.
     remove(root, "etc/apt/apt.conf.d/99mmdebstrap")?;
     write(root, "etc/default/locale", "LANG=C.UTF-8\n")?;
@@ -278,7 +281,6 @@ fn machine(root: &Path) -> Result<()> {
         table += &format!("{ours} {theirs} none rbind 0 0\n");
     }
     write(root, "etc/fstab", &table)?;
-    write(root, "etc/hostname", "podman-machine\n")?;
     write(root, "etc/hosts", "127.0.0.1 localhost podman-machine\n::1 localhost ip6-localhost\n")?;
     // Podman 5.0 to 5.5 leave it to the image that core's services run without anybody logged in.
     write(root, "var/lib/systemd/linger/core", "")?;

@@ -44,9 +44,11 @@ pub fn listen() -> Result<()> {
     std::thread::Builder::new()
         .spawn(move || {
             for signal in signals.forever() {
-                SIGNAL.store(signal, Ordering::SeqCst);
+                let again = SIGNAL.swap(signal, Ordering::SeqCst) != 0;
                 let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-                running.iter().copied().for_each(end);
+                // Who asks twice does not want to wait for a program that takes its time.
+                let how = if again { Signal::KILL } else { Signal::TERM };
+                running.iter().for_each(|group| end(*group, how));
             }
         })
         .context("listen for signals")?;
@@ -74,7 +76,7 @@ impl Running {
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
         // It may have come between the last look and now.
         if check().is_err() {
-            end(pid);
+            end(pid, Signal::TERM);
         }
         Self(pid)
     }
@@ -86,9 +88,9 @@ impl Drop for Running {
     }
 }
 
-fn end(group: i32) {
+fn end(group: i32, how: Signal) {
     if let Some(group) = Pid::from_raw(group) {
         // It may have ended by itself.
-        let _ = kill_process_group(group, Signal::TERM);
+        let _ = kill_process_group(group, how);
     }
 }

@@ -48,13 +48,18 @@ fn is_gone(pid: &str) -> bool {
     stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" Z"))
 }
 
-/// Runs a command until it is at that program, and sends it a signal.
+/// Runs a command until it is at that program, and sends it a signal; and that again, while it is still there.
 fn interrupt(host: &Host, command: &mut Command, signal: Signal) -> Result<()> {
     let path = std::env::var("PATH")?;
     command.env("PATH", format!("{}:{path}", host.path("stall").display()));
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pids = wait_for("the step", || fs::read_to_string(host.path("stall/pids")).ok());
-    let sent = kill_process(pid(&child)?, signal);
+    let id = pid(&child)?;
+    let sent = kill_process(id, signal);
+    std::thread::sleep(Duration::from_millis(500));
+    if child.try_wait()?.is_none() {
+        kill_process(id, signal)?;
+    }
     let output = child.wait_with_output()?;
     let (pids, ()) = (pids?, sent?);
     let text = |bytes| String::from_utf8(bytes);
@@ -103,6 +108,16 @@ fn while_the_base_is_converted() -> Result<()> {
 #[test]
 fn while_the_file_system_is_checked() -> Result<()> {
     injection("base.qcow2", "e2fsck", "-fp*", Signal::INT)
+}
+
+#[test]
+fn a_program_that_does_not_listen_is_killed_at_the_second_signal() -> Result<()> {
+    let host = Host::new()?;
+    let base = image(&host, &Tree::new(&host)?, "base.qcow2")?;
+    stall(&host, "e2fsck", "-fp*")?;
+    let stalled = host.path("stall/e2fsck");
+    fs::write(&stalled, fs::read_to_string(&stalled)?.replace("sleep 1000 &", "trap '' INT TERM; sleep 1000 &"))?;
+    interrupt(&host, &mut host.injection(&base, &host.path("new.qcow2"), &host.programs()?), Signal::INT)
 }
 
 #[test]
