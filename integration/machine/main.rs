@@ -72,6 +72,19 @@ impl Desktop {
         self.command(&[&["podman", "machine"], arguments].concat())?.job()?.wait_for(START)
     }
 
+    /// Lets the user's podman take images from a registry without TLS.
+    fn trust(&self, registry: SocketAddr) -> Result<()> {
+        let mut directory = self.directory.path().join("home");
+        // Theirs, for podman puts the machine's configuration there too.
+        for part in [".config", "containers"] {
+            directory.push(part);
+            fs::create_dir(&directory)?;
+            chown(&directory, Some(USER), Some(USER))?;
+        }
+        let text = format!("[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n");
+        Ok(fs::write(directory.join("registries.conf"), text)?)
+    }
+
     fn init(&self, image: &str) -> Result<()> {
         let flags = words("--timezone UTC --cpus 2 --memory 2048 --disk-size 8");
         self.machine(&[&["init", "--image", image], &flags[..]].concat())?.ok()?;
@@ -170,8 +183,8 @@ impl Desktop {
         Ok(())
     }
 
-    /// Everything a user does with a machine.
-    fn everything(&self) -> Result<()> {
+    /// What a user does with a machine in its first hour.
+    fn use_it(&self) -> Result<()> {
         self.start()?;
         let grown = self.machine(&["ssh", "df --output=size -m / | tail -n 1"])?.ok()?;
         let size: u32 = grown.stdout.trim().parse()?;
@@ -180,6 +193,11 @@ impl Desktop {
         self.volume("first")?;
         self.server()?;
         self.machine(&["stop"])?.ok()?;
+        Ok(())
+    }
+
+    /// And on the next day.
+    fn use_it_again(&self) -> Result<()> {
         self.start()?;
         self.volume("second")?;
         self.run("--platform wasi/wasm show-wasi args again")?.ok()?.prints_some("<again>")?;
@@ -198,20 +216,23 @@ impl Drop for Desktop {
 fn an_image_that_was_built() -> Result<()> {
     let desktop = Desktop::new()?;
     desktop.init(&desktop.lend(&made("machine.qcow2.zst")?)?)?;
-    desktop.everything()
+    desktop.use_it()?;
+    desktop.use_it_again()
 }
 
 #[test]
 fn an_image_that_had_crun_alone_and_got_coracle() -> Result<()> {
     let desktop = Desktop::new()?;
     desktop.init(&desktop.lend(&made("injected.qcow2")?)?)?;
-    desktop.everything()
+    desktop.use_it()?;
+    desktop.use_it_again()
 }
 
 /// A registry with what `pack` has made. Dropping it ends it.
 struct Registry {
     _storage: TempDir,
     _daemon: coracle_integration::Job,
+    address: SocketAddr,
     reference: String,
 }
 
@@ -234,7 +255,7 @@ impl Registry {
             .args(["copy", "--all", "--dest-tls-verify=false", &layout, &reference])
             .finish()?
             .ok()?;
-        Ok(Self { _storage: storage, _daemon: daemon, reference })
+        Ok(Self { _storage: storage, _daemon: daemon, address, reference })
     }
 }
 
@@ -242,6 +263,7 @@ impl Registry {
 fn an_artifact_in_a_registry() -> Result<()> {
     let registry = Registry::new()?;
     let desktop = Desktop::new()?;
+    desktop.trust(registry.address)?;
     desktop.init(&registry.reference)?;
     desktop.start()?;
     desktop.containers()?;

@@ -135,7 +135,6 @@ const NO_UNITS: &[&str] = &[
     "netavark-dhcp-proxy.service",
     "netavark-dhcp-proxy.socket",
     "podman-auto-update.timer",
-    "systemd-networkd-wait-online.service",
 ];
 
 const UNITS: &[&str] = &["ssh.service", "systemd-networkd.service", "systemd-resolved.service"];
@@ -282,6 +281,8 @@ fn machine(root: &Path) -> Result<()> {
     }
     write(root, "etc/fstab", &table)?;
     write(root, "etc/hosts", "127.0.0.1 localhost podman-machine\n::1 localhost ip6-localhost\n")?;
+    // Podman 4 takes Docker away with rpm-ostree, unless that is done.
+    write(root, "var/lib/remove-moby.stamp", "")?;
     // Podman 5.0 to 5.5 leave it to the image that core's services run without anybody logged in.
     write(root, "var/lib/systemd/linger/core", "")?;
     fs::create_dir_all(root.join("var/lib/podman-machine"))?;

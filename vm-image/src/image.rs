@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::filesystem::{self, Access, Mounted};
 use crate::format::{self, Format, Layout};
 use crate::partition::{self, Partition};
-use crate::tool::{self, BLKID, CP, QEMU_IMG, SFDISK, TAR, Tool};
+use crate::tool::{self, BLKID, CP, DEBUGFS, E2FSCK, QEMU_IMG, SFDISK, TAR, Tool};
 use crate::tree::{self, Tree};
 use crate::{output, progress};
 
@@ -28,7 +28,7 @@ pub struct Image {
     pub work: TempDir,
 }
 
-const TOOLS: [Tool; 4] = [BLKID, CP, QEMU_IMG, SFDISK];
+const TOOLS: [Tool; 6] = [BLKID, CP, DEBUGFS, E2FSCK, QEMU_IMG, SFDISK];
 
 impl Image {
     /// Opens one. The file itself is only read.

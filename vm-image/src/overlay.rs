@@ -33,6 +33,12 @@ pub const MACHINE: &[File] = &[
     file!("machine", "usr/lib/repart.d/50-root.conf", 0o644),
     file!("machine", "usr/lib/systemd/network/50-podman-machine.network", 0o644),
     file!("machine", "usr/lib/systemd/system/etc-containers.mount.d/10-podman-machine.conf", 0o644),
+    file!("machine", "usr/lib/systemd/system/ready.service.d/10-podman-machine.conf", 0o644),
+    file!(
+        "machine",
+        "usr/lib/systemd/system/systemd-networkd-wait-online.service.d/10-podman-machine.conf",
+        0o644
+    ),
     file!("machine", "usr/share/initramfs-tools/hooks/podman-machine", 0o755),
     file!("machine", "usr/share/initramfs-tools/scripts/init-bottom/ignition", 0o755),
 ];

@@ -184,3 +184,32 @@ fn last_words(stderr: impl Read, line: &(impl Fn(&str) + Sync)) -> String {
     }
     last
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let missing = |program| Tool { program, package: "some-package" };
+        let error = require(&[TAR, missing("no-such-a"), missing("no-such-b")]).unwrap_err().to_string();
+        assert_eq!(error, "not installed: no-such-a, no-such-b; on Debian: apt-get install some-package");
+        assert!(require(&[TAR]).is_ok());
+        assert!(
+            require_files(&[("/", "base-files"), ("/no/such/file", "x")])
+                .unwrap_err()
+                .to_string()
+                .ends_with(" x")
+        );
+    }
+
+    #[test]
+    fn a_failure_has_the_programs_last_words() {
+        let error =
+            run(Command::new("sh").args(["-c", "echo first >&2; echo last >&2; exit 3"])).unwrap_err();
+        assert_eq!(format!("{error:#}"), "sh: last");
+        let error = run(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
+        assert_eq!(format!("{error:#}"), "sh: exit status: 3");
+        assert_eq!(output(Command::new("echo").arg("said")).unwrap(), b"said\n");
+    }
+}
