@@ -53,10 +53,12 @@ impl Image {
             let scratch = tempfile::tempdir_in(work.path())?.keep();
             // Only the one that is to be changed is checked and repaired for that.
             let find = |access| filesystem::open(&disk, partition, access, &scratch).and_then(Tree::find);
-            let found = match find(Access::Read) {
-                Ok(Some(_)) if access == Access::Write => find(Access::Write),
-                found => found,
-            };
+            let mut found = find(Access::Read);
+            if access == Access::Write && matches!(found, Ok(Some(_))) {
+                // Not mounted twice.
+                drop(found);
+                found = find(Access::Write);
+            }
             match found {
                 Ok(Some(tree)) => {
                     let root = Some(partition.number);

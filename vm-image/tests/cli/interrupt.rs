@@ -116,7 +116,10 @@ fn a_program_that_does_not_listen_is_killed_at_the_second_signal() -> Result<()>
     let base = image(&host, &Tree::new(&host)?, "base.qcow2")?;
     stall(&host, "e2fsck", "-fp*")?;
     let stalled = host.path("stall/e2fsck");
-    fs::write(&stalled, fs::read_to_string(&stalled)?.replace("sleep 1000 &", "trap '' INT TERM; sleep 1000 &"))?;
+    fs::write(
+        &stalled,
+        fs::read_to_string(&stalled)?.replace("sleep 1000 &", "trap '' INT TERM; sleep 1000 &"),
+    )?;
     interrupt(&host, &mut host.injection(&base, &host.path("new.qcow2"), &host.programs()?), Signal::INT)
 }
 
