@@ -290,13 +290,7 @@ pub fn convert(from: &Path, layout: Layout, to: &Path, new: Layout) -> Result<()
 /// Fails if a file ends before what its tables name, which to qemu-img convert(1) are zeros and no error.
 fn check_qcow2(path: &Path) -> Result<()> {
     let mut command = QEMU_IMG.command();
-    command.args(["check", "-q", "-f", "qcow2", "--"]).arg(path).stdout(Stdio::null());
-    let mut code = None;
-    let done = tool::watch(&mut command, |child| {
-        code = child.wait()?.code();
-        Ok(())
-    });
-    interrupt::check()?;
+    let (code, _, done) = tool::answer(command.args(["check", "-q", "-f", "qcow2", "--"]).arg(path))?;
     match code {
         // 3: room that nothing uses, as in images that were not closed (qemu-img(1)).
         Some(0 | 3) => Ok(()),

@@ -128,6 +128,22 @@ pub fn run(command: &mut Command) -> Result<()> {
     watch(command, |_| Ok(()))
 }
 
+/// Runs a program to its end whose exit code is an answer. Returns that (none if a signal ended it), what it wrote to
+/// standard output, and what [`run`] would.
+///
+/// # Errors
+/// A signal came.
+pub fn answer(command: &mut Command) -> Result<(Option<i32>, String, Result<()>)> {
+    let (mut code, mut said) = (None, String::new());
+    let done = watch(command.stdout(Stdio::piped()), |child| {
+        child.stdout.take().context("standard output")?.read_to_string(&mut said)?;
+        code = child.wait()?.code();
+        Ok(())
+    });
+    interrupt::check()?;
+    Ok((code, said, done))
+}
+
 /// Runs a program, does `meanwhile` with its streams, and waits for its end.
 ///
 /// # Errors

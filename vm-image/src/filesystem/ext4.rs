@@ -55,17 +55,7 @@ impl Ext4 {
     }
 
     fn check(&self, how: &str) -> Result<()> {
-        let mut command = E2FSCK.command();
-        command.arg(how).arg(&self.device).stdout(std::process::Stdio::piped());
-        let mut said = String::new();
-        let mut code = None;
-        let done = tool::watch(&mut command, |child| {
-            use std::io::Read;
-            child.stdout.take().context("standard output")?.read_to_string(&mut said)?;
-            code = child.wait()?.code();
-            Ok(())
-        });
-        crate::interrupt::check()?;
+        let (code, said, done) = tool::answer(E2FSCK.command().arg(how).arg(&self.device))?;
         // 1: errors, all repaired (e2fsck(8)).
         match code {
             Some(0 | 1) => Ok(()),
