@@ -28,8 +28,11 @@ impl Containerfile {
     }
 }
 
-/// On such a system `/usr` is the image's and `/usr/local` the machine's, so everything is in `/usr`.
+/// On such a system `/usr` is the image's and `/usr/local` the machine's, so everything is in `/usr`. Only what old builders
+/// know too: Debian 12's has no documents within a Containerfile.
 fn contents(base: &str, configuration: &str) -> String {
+    let lines: Vec<_> = configuration.lines().map(|line| format!("        {}", quoted(line))).collect();
+    let lines = lines.join(" \\\n");
     format!(
         "\
 # machine-os with Coracle as the default runtime. In a directory with coracle, coracle-wasi and coracle-wasmc:
@@ -40,10 +43,11 @@ FROM {base}
 COPY --chmod=755 coracle /usr/bin/coracle
 COPY --chmod=755 coracle-wasi coracle-wasmc /usr/libexec/coracle/
 RUN ln -s coracle /usr/bin/coracle-wasm
-COPY <<\"END\" /usr/share/containers/containers.conf.d/10-coracle.conf
-{configuration}END
-# Podman 4 and 5 read drop-ins here alone.
-RUN mkdir -p /etc/containers/containers.conf.d && \\
+# Podman 6 reads drop-ins in /usr/share, podman 4 and 5 in /etc alone.
+RUN mkdir -p /usr/share/containers/containers.conf.d /etc/containers/containers.conf.d && \\
+    printf '%s\\n' \\
+{lines} \\
+        > /usr/share/containers/containers.conf.d/10-coracle.conf && \\
     cp /usr/share/containers/containers.conf.d/10-coracle.conf /etc/containers/containers.conf.d/
 # What is not in order is found now and not on the machines.
 RUN coracle --version && if command -v ostree; then ostree container commit; fi
@@ -51,14 +55,21 @@ RUN coracle --version && if command -v ostree; then ostree container commit; fi
     )
 }
 
+/// A word of the shell's that is this text.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::contents;
+    use super::quoted;
 
     #[test]
-    fn the_configuration_is_a_document_of_its_own() {
-        let text = contents("registry.example/base:1", "[engine]\nruntime = \"coracle\"\n");
-        assert!(text.contains("FROM registry.example/base:1\n"), "{text}");
-        assert!(text.contains("10-coracle.conf\n[engine]\nruntime = \"coracle\"\nEND\n"), "{text}");
+    fn the_shell_leaves_it_as_it_is() {
+        for text in ["", "# it's", "runtime = \"coracle\"", "`$(x) \\n \\ '' $HOME"] {
+            let script = format!("printf %s {}", quoted(text));
+            let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), text);
+        }
     }
 }
