@@ -56,14 +56,14 @@ mod grub {
     pub const KERNEL_SEGMENT: u16 = 0x820;
 }
 
-/// GRUB's files for this machine, and the Debian package they are in.
+/// GRUB's files for this machine, and the Debian package they are in, which exists for such machines alone.
 fn grub_files(arch: Arch) -> &'static [(&'static str, &'static str)] {
     match arch {
         Arch::X86_64 => &[
-            ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
-            ("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin"),
+            ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin:amd64"),
+            ("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin:amd64"),
         ],
-        Arch::Aarch64 => &[("/usr/lib/grub/arm64-efi/normal.mod", "grub-efi-arm64-bin")],
+        Arch::Aarch64 => &[("/usr/lib/grub/arm64-efi/normal.mod", "grub-efi-arm64-bin:arm64")],
     }
 }
 

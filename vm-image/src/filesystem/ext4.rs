@@ -26,9 +26,10 @@ impl Ext4 {
     /// Opens it.
     ///
     /// # Errors
-    /// It is damaged, or was not unmounted cleanly and cannot be repaired.
+    /// It is damaged, or was not unmounted cleanly and cannot be repaired; or the path is none that libext2fs can be told.
     pub fn open(disk: &Path, partition: &Partition, access: Access, scratch: &Path) -> Result<Self> {
         let name = disk.to_str().context("a path that is not UTF-8")?;
+        ensure!(!name.contains('?'), "{name}: libext2fs ends a path at a `?`: use another place (TMPDIR)");
         let it = Self { device: format!("{name}?offset={}", partition.offset), scratch: scratch.to_owned() };
         if access == Access::Write {
             // Of a system that was not shut down; debugfs would write past it.

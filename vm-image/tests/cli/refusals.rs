@@ -45,6 +45,21 @@ fn a_base_without_podman() -> Result<()> {
 }
 
 #[test]
+fn a_temporary_directory_that_libext2fs_cannot_be_told() -> Result<()> {
+    let host = Host::new()?;
+    let base = image(&host, &Tree::new(&host)?, "base.qcow2")?;
+    let temporary = host.path("what?");
+    fs::create_dir(&temporary)?;
+    let output = host.path("new.qcow2");
+    let mut inject = host.injection(&base, &output, &host.programs()?);
+    let run = host.finish(inject.env("TMPDIR", &temporary))?;
+    ensure!(run.code == Some(1), "{run:?}");
+    run.refuses(&["base.qcow2: ", "what?", "libext2fs ends a path at a `?`", "TMPDIR"])?;
+    ensure!(!output.exists() && fs::read_dir(&temporary)?.next().is_none(), "something was left");
+    Ok(())
+}
+
+#[test]
 fn a_podman_that_is_no_program() -> Result<()> {
     let host = Host::new()?;
     let tree = Tree::new(&host)?;
