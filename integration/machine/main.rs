@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -91,8 +92,11 @@ impl Desktop {
         Ok(())
     }
 
-    /// Starts the machine, and waits until it has come to rest, without a failed unit.
+    /// Starts the machine, and waits until it has come to rest, without a failed unit. One at a time, for podman does not wait
+    /// for a machine that has to share two processors with one that starts too.
     fn start(&self) -> Result<()> {
+        static STARTS: Mutex<()> = Mutex::new(());
+        let _one = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let started = self.machine(&["start"])?.ok()?;
         ensure!(started.stdout.contains("started successfully"), "{started}");
         let mut state = String::new();
@@ -208,6 +212,15 @@ impl Desktop {
 
 impl Drop for Desktop {
     fn drop(&mut self) {
+        // After a failure they may run, and podman waits for a guest that does not answer.
+        for name in ["podman-machine-default_vm.pid", "gvproxy.pid"] {
+            let pid =
+                fs::read_to_string(self.directory.path().join("run/podman").join(name)).unwrap_or_default();
+            let program = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+            if program.is_ok_and(|program| program.contains("podman-machine-default")) {
+                let _ = command("kill").arg("-KILL").arg(pid.trim()).finish();
+            }
+        }
         let _ = self.machine(&["rm", "--force"]);
     }
 }
