@@ -216,7 +216,8 @@ impl Debian {
         let step = progress::step(format!("installing Debian {}", self.suite));
         let mut command = MMDEBSTRAP.command();
         command
-            .args(["--mode=root", "--format=directory", "--variant=minbase"])
+            // Where nothing can be mounted the packages' scripts leave other things; so it is nowhere.
+            .args(["--mode=root", "--skip=chroot/mount", "--format=directory", "--variant=minbase"])
             .arg(format!("--architectures={}", self.arch.debian()))
             .arg(format!("--include={}", self.include()))
             .arg("--aptopt=APT::Install-Recommends \"false\"");
@@ -277,7 +278,8 @@ pub fn customise(root: &Path, guest: Guest) -> Result<()> {
     write(root, "etc/hostname", "podman-machine\n")?;
     // Recommendations were left out of the image, not of what its user installs.
     remove(root, "etc/apt/apt.conf.d/99mmdebstrap")?;
-    write(root, "etc/default/locale", "LANG=C.UTF-8\n")?;
+    write(root, "etc/locale.conf", "LANG=C.UTF-8\n")?;
+    overlay::link(root, "etc/default/locale", "../locale.conf")?;
     // They are written into and not made, by Ignition or over ssh.
     for directory in [
         "etc/containers/registries.conf.d",
