@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 /// The user of the host tree.
 const USER: u32 = 1000;
-/// A machine without KVM takes a minute to start on two quiet cores.
-const START: Duration = Duration::from_secs(400);
+/// Without KVM a machine takes a minute to start on two quiet cores, and a module half a minute to compile.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A user's home on the host, with one machine at most. Dropping it removes the machine.
 struct Desktop {
@@ -70,7 +70,7 @@ impl Desktop {
     }
 
     fn machine(&self, arguments: &[&str]) -> Result<Finished> {
-        self.command(&[&["podman", "machine"], arguments].concat())?.job()?.wait_for(START)
+        self.command(&[&["podman", "machine"], arguments].concat())?.job()?.wait_for(PATIENCE)
     }
 
     /// Lets the user's podman take images from a registry without TLS.
@@ -109,7 +109,7 @@ impl Desktop {
 
     /// podman's client.
     fn podman(&self, arguments: &[&str]) -> Result<Finished> {
-        self.command(&[&["podman", "--remote"], arguments].concat())?.finish()
+        self.command(&[&["podman", "--remote"], arguments].concat())?.job()?.wait_for(PATIENCE)
     }
 
     /// `podman run --rm`.
