@@ -99,12 +99,10 @@ impl Desktop {
         let _one = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let started = self.machine(&["start"])?.ok()?;
         ensure!(started.stdout.contains("started successfully"), "{started}");
-        let mut state = String::new();
-        let running = eventually("the machine to be up", || {
-            state = self.machine(&["ssh", "systemctl is-system-running || systemctl --failed"])?.stdout;
-            Ok(!state.starts_with("starting") && !state.starts_with("initializing"))
-        });
-        running.and_then(|()| Ok(ensure!(state.trim() == "running", "the machine is {state}")))
+        let state =
+            self.machine(&["ssh", "systemctl is-system-running --wait || systemctl --failed"])?.stdout;
+        ensure!(state.trim() == "running", "the machine is {state}");
+        Ok(())
     }
 
     /// podman's client.
