@@ -87,7 +87,7 @@ impl Desktop {
     }
 
     fn init(&self, image: &str) -> Result<()> {
-        let flags = words("--timezone UTC --cpus 2 --memory 2048 --disk-size 8");
+        let flags = words("--timezone UTC --cpus 1 --memory 2048 --disk-size 8");
         self.machine(&[&["init", "--image", image], &flags[..]].concat())?.ok()?;
         Ok(())
     }
