@@ -87,7 +87,7 @@ impl Desktop {
     }
 
     fn init(&self, image: &str) -> Result<()> {
-        let flags = words("--timezone UTC --cpus 1 --memory 2048 --disk-size 8");
+        let flags = words("--timezone UTC --cpus 2 --memory 2048 --disk-size 8");
         self.machine(&[&["init", "--image", image], &flags[..]].concat())?.ok()?;
         Ok(())
     }
@@ -276,8 +276,19 @@ fn an_artifact_in_a_registry() -> Result<()> {
     let desktop = Desktop::new()?;
     desktop.trust(registry.address)?;
     desktop.init(&registry.reference)?;
+    // The image that was built, so that all that was seen of that one holds for this.
+    let built = desktop.directory.path().join("built.qcow2");
+    command("zstd").args(["-dq", "-o"]).arg(&built).arg(made("machine.qcow2.zst")?).finish()?.ok()?;
+    let pulled = desktop.directory.path().join("home/.local/share/containers/podman/machine/qemu");
+    let pulled = fs::read_dir(pulled)?.filter_map(Result::ok).map(|entry| entry.path());
+    let pulled = pulled.filter(|path| path.extension().is_some_and(|e| e == "qcow2")).collect::<Vec<_>>();
+    ensure!(pulled.len() == 1, "disks: {pulled:?}");
+    let same = command("qemu-img").arg("compare").arg(&built).arg(&pulled[0]).finish()?.ok()?;
+    ensure!(same.stdout.contains("Images are identical."), "{same}");
+
     desktop.start()?;
-    desktop.containers()?;
+    desktop.module(&c("show")?, "--os wasi --arch wasm", "show-wasi")?;
+    desktop.run("--platform wasi/wasm show-wasi args one two")?.ok()?.prints_some("<one>")?;
     desktop.machine(&["stop"])?.ok()?;
     Ok(())
 }
