@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -64,7 +65,7 @@ fn buildah_makes_an_image_of_it() -> Result<()> {
 
     let container = buildah(&["from", "--pull-never", "localhost/derived"])?;
     let tree = buildah(&["mount", container.trim()])?;
-    let tree = std::path::Path::new(tree.trim());
+    let tree = Path::new(tree.trim());
     assert_eq!(fs::read_to_string(tree.join("ran"))?, "/usr/bin/coracle --version\n");
     for program_of_it in
         ["usr/bin/coracle", "usr/libexec/coracle/coracle-wasi", "usr/libexec/coracle/coracle-wasmc"]
