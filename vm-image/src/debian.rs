@@ -158,9 +158,32 @@ const NO_UNITS: &[&str] = &[
     "apt-daily.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
     "netavark-dhcp-proxy.service",
     "netavark-dhcp-proxy.socket",
     "podman-auto-update.timer",
+    "systemd-pstore.service",
+];
+
+/// The same, of users'.
+const NO_USER_UNITS: &[&str] = &[
+    "dirmngr.socket",
+    "gpg-agent-browser.socket",
+    "gpg-agent-extra.socket",
+    "gpg-agent-ssh.socket",
+    "gpg-agent.socket",
+    "keyboxd.socket",
+    "ssh-agent.socket",
+];
+
+/// Programs that systemd runs whenever it loads its configuration, and that have never anything to say in a machine.
+const NO_GENERATORS: &[&str] = &[
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+    "systemd-ssh-generator",
+    "systemd-system-update-generator",
+    "systemd-tpm2-generator",
 ];
 
 const UNITS: &[&str] = &["ssh.service", "systemd-networkd.service", "systemd-resolved.service"];
@@ -293,6 +316,10 @@ pub fn customise(root: &Path, guest: Guest) -> Result<()> {
     }
     inside(root, &["groupadd", "--force", "--system", "wheel"], None)?;
     inside(root, &[&["systemctl", "--quiet", "mask"], NO_UNITS].concat(), None)?;
+    inside(root, &[&["systemctl", "--quiet", "--global", "mask"], NO_USER_UNITS].concat(), None)?;
+    for generator in NO_GENERATORS {
+        overlay::link(root, &format!("etc/systemd/system-generators/{generator}"), "/dev/null")?;
+    }
     match guest {
         Guest::Machine => machine(root),
         Guest::Wsl => wsl(root),
