@@ -1,6 +1,7 @@
 //! podman machine with images of `coracle-vm-image`, as an ordinary user of podman 5 has it. `make test-vm` runs these, for
-//! they take what it has made: the directory `CORACLE_MACHINES` with `host`, a root tree with podman 5 and QEMU, and the
-//! images `machine.qcow2.zst` (by `build`), `injected.qcow2` (by `inject`) and `artifact` (by `pack`).
+//! they take what it has made: the directory `CORACLE_MACHINES` with `host`, a root tree with podman 5 and QEMU, `desktops`,
+//! where users' homes are, and the images `machine.qcow2.zst` (by `build`), `injected.qcow2` (by `inject`) and `artifact` (by
+//! `pack`).
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use coracle_integration::http::Client;
 use coracle_integration::{
-    Finished, Run, busybox_root, c, command, eventually, package, repository, wat, words,
+    Finished, Image, Run, archive, busybox_root, c, command, eventually, package, repository, wat, words,
 };
 use tempfile::TempDir;
 
@@ -21,6 +22,10 @@ use tempfile::TempDir;
 const USER: u32 = 1000;
 /// Without KVM a machine takes a minute to start on two quiet cores, and a module half a minute to compile.
 const PATIENCE: Duration = Duration::from_secs(400);
+
+/// Platforms of images.
+const NATIVE: (&str, &str) = ("linux", "amd64");
+const WASI: (&str, &str) = ("wasi", "wasm");
 
 /// A user's home on the host, with one machine at most. Dropping it removes the machine.
 struct Desktop {
@@ -35,7 +40,7 @@ fn made(name: &str) -> Result<PathBuf> {
 
 impl Desktop {
     fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("coracle-machine").tempdir_in("/var/tmp")?;
+        let directory = tempfile::tempdir_in(made("desktops")?)?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         let helpers = directory.path().join("helpers");
         for path in [&directory.path().join("home"), &directory.path().join("run"), &helpers] {
@@ -105,9 +110,10 @@ impl Desktop {
         Ok(())
     }
 
-    /// podman's client.
+    /// podman's client, at the machine's socket on the host.
     fn podman(&self, arguments: &[&str]) -> Result<Finished> {
-        self.command(&[&["podman", "--remote"], arguments].concat())?.job()?.wait_for(PATIENCE)
+        let socket = "unix:///run/user/1000/podman/podman-machine-default-api.sock";
+        self.command(&[&["podman", "--url", socket], arguments].concat())?.job()?.wait_for(PATIENCE)
     }
 
     /// `podman run --rm`.
@@ -115,35 +121,51 @@ impl Desktop {
         self.podman(&[&["run", "--rm"], &words(arguments)[..]].concat())
     }
 
-    /// Makes images of a root directory, `import` being flags of `podman import`.
-    fn import(&self, root: &Path, import: &str, entrypoint: &str, name: &str) -> Result<()> {
-        let archive = self.directory.path().join(format!("{name}.tar"));
-        command("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").finish()?.ok()?;
-        let archive = format!("/machine/{name}.tar");
-        let change = format!("ENTRYPOINT {entrypoint}");
-        let flags = words(import);
-        self.podman(&[&["import", "--change", &change], &flags[..], &[&archive, name]].concat())?.ok()?;
+    /// Loads images of modules, and of busybox, from one archive: a name, the platform and the module of each.
+    fn load(&self, images: &[(&str, (&str, &str), Option<&Path>)]) -> Result<()> {
+        let roots = tempfile::tempdir_in(self.directory.path())?;
+        let mut made = Vec::new();
+        for (name, platform, module) in images {
+            let root = roots.path().join(name);
+            let entrypoint = if let Some(module) = module {
+                fs::create_dir(&root)?;
+                fs::copy(module, root.join("main.wasm"))?;
+                fs::set_permissions(root.join("main.wasm"), fs::Permissions::from_mode(0o755))?;
+                "/main.wasm"
+            } else {
+                busybox_root(&root)?;
+                "/bin/busybox"
+            };
+            made.push((format!("localhost/{name}:latest"), *platform, [entrypoint], root));
+        }
+        let images: Vec<_> = made
+            .iter()
+            .map(|(reference, platform, entrypoint, root)| Image {
+                reference,
+                platform: *platform,
+                entrypoint,
+                root,
+            })
+            .collect();
+        archive(&images, &self.directory.path().join("images.tar"))?;
+        self.podman(&["load", "--input", "/machine/images.tar"])?.ok()?;
         Ok(())
-    }
-
-    fn module(&self, module: &Path, import: &str, name: &str) -> Result<()> {
-        let root = tempfile::tempdir_in(self.directory.path())?;
-        fs::copy(module, root.path().join("main.wasm"))?;
-        fs::set_permissions(root.path().join("main.wasm"), fs::Permissions::from_mode(0o755))?;
-        self.import(root.path(), import, "[\"/main.wasm\"]", name)
     }
 
     /// Native and Wasm containers, all the ways to say what a container is.
     fn containers(&self) -> Result<()> {
-        let runtime = "{{.Host.OCIRuntime.Name}}";
-        self.podman(&["info", "--format", runtime])?.ok()?.prints("coracle")?;
-        self.machine(&["ssh", "sudo", "podman", "info", "--format", runtime])?.ok()?.prints("coracle")?;
-        let root = self.directory.path().join("native");
-        busybox_root(&root)?;
-        self.import(&root, "", "[\"/bin/busybox\"]", "native")?;
-        self.module(&c("show")?, "", "show")?;
-        self.module(&c("show")?, "--os wasi --arch wasm", "show-wasi")?;
-        self.module(&wat("exit7")?, "--os wasi --arch wasm", "exit7")?;
+        let runtime = ["info", "--format", "{{.Host.OCIRuntime.Name}}"];
+        // By the connection that `podman machine init` has made the default.
+        let mut by_ssh = self.command(&[&["podman", "--remote"], &runtime[..]].concat())?;
+        by_ssh.job()?.wait_for(PATIENCE)?.ok()?.prints("coracle")?;
+        self.machine(&[&["ssh", "sudo", "podman"], &runtime[..]].concat())?.ok()?.prints("coracle")?;
+        self.load(&[
+            ("native", NATIVE, None),
+            ("show", NATIVE, Some(&c("show")?)),
+            ("show-wasi", WASI, Some(&c("show")?)),
+            ("exit7", WASI, Some(&wat("exit7")?)),
+            ("server", WASI, Some(&package("server")?)),
+        ])?;
         self.run("native uname -s")?.ok()?.prints("Linux")?;
         self.run("--annotation run.oci.handler=wasm show args one two")?.ok()?.prints_some("<one>")?;
         self.run("show args one two")?.ok()?.prints_some("<two>")?;
@@ -169,7 +191,6 @@ impl Desktop {
 
     /// A server in a module, reached from the host through the machine.
     fn server(&self) -> Result<()> {
-        self.module(&package("server")?, "--os wasi --arch wasm", "server")?;
         self.podman(&words("run -d --name server --platform wasi/wasm -p 8080 server"))?.ok()?;
         let port = self.podman(&["port", "server", "8080/tcp"])?.ok()?;
         let port: u16 = port.stdout.trim().rsplit(':').next().context("port")?.parse()?;
@@ -287,7 +308,7 @@ fn an_artifact_in_a_registry() -> Result<()> {
     ensure!(same.stdout.contains("Images are identical."), "{same}");
 
     desktop.start()?;
-    desktop.module(&c("show")?, "--os wasi --arch wasm", "show-wasi")?;
+    desktop.load(&[("show-wasi", WASI, Some(&c("show")?))])?;
     desktop.run("--platform wasi/wasm show-wasi args one two")?.ok()?.prints_some("<one>")?;
     desktop.machine(&["stop"])?.ok()?;
     Ok(())

@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use crate::command::{Finished, Job, Run, command, eventually};
 use crate::host::{Host, remove_cgroup, unmount_below};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::network::Network;
 use crate::{busybox_root, coracle, repository};
 
@@ -162,7 +162,8 @@ impl Containerd {
         root: &Path,
         entrypoint: &[&str],
     ) -> Result<()> {
-        let archive = Image { reference, platform, entrypoint }.archive(root)?;
+        let archive = self.path().join("image.tar");
+        image::archive(&[Image { reference, platform, entrypoint, root }], &archive)?;
         for namespace in NAMESPACES {
             let mut import = self.ctr_in(namespace);
             import.args(["images", "import", "--all-platforms"]).arg(&archive).finish()?.ok()?;

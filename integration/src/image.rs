@@ -1,14 +1,14 @@
 //! Images as archives, so that no registry is needed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::command::{Run, command};
 
-/// An image of one layer, in the format of `docker save`, which containerd and Docker load.
+/// An image of one layer.
 pub struct Image<'a> {
     /// Its reference, with a tag.
     pub reference: &'a str,
@@ -16,31 +16,33 @@ pub struct Image<'a> {
     pub platform: (&'a str, &'a str),
     /// What is run, unless a user says otherwise.
     pub entrypoint: &'a [&'a str],
+    /// The directory that it is made of.
+    pub root: &'a Path,
 }
 
-impl Image<'_> {
-    /// Packs a root directory, and returns the archive, which is made beside it.
-    ///
-    /// # Errors
-    /// `tar` fails.
-    pub fn archive(&self, root: &Path) -> Result<PathBuf> {
-        let parts = tempfile::tempdir_in(root.parent().context("a root directory has no parent")?)?;
-        let layer = parts.path().join("layer.tar");
-        command("tar").arg("-C").arg(root).arg("-cf").arg(&layer).arg(".").finish()?.ok()?;
-        let sum = command("sha256sum").arg(&layer).finish()?.ok()?;
+/// Packs images into an archive in the format of `docker save`, which containerd, Docker and podman load.
+///
+/// # Errors
+/// `tar` fails.
+pub fn archive(images: &[Image], file: &Path) -> Result<()> {
+    let parts = tempfile::tempdir_in(file.parent().context("an archive is in a directory")?)?;
+    let mut manifest = Vec::new();
+    for (n, image) in images.iter().enumerate() {
+        let (layer, config) = (format!("{n}.tar"), format!("{n}.json"));
+        let packed = parts.path().join(&layer);
+        command("tar").arg("-C").arg(image.root).arg("-cf").arg(&packed).arg(".").finish()?.ok()?;
+        let sum = command("sha256sum").arg(&packed).finish()?.ok()?;
         let digest = sum.stdout.split(' ').next().context("no digest")?;
-        let (os, architecture) = self.platform;
-        let config = json!({
+        let (os, architecture) = image.platform;
+        let contents = json!({
             "os": os, "architecture": architecture,
-            "config": {"Entrypoint": self.entrypoint, "Env": ["PATH=/usr/bin:/bin"]},
+            "config": {"Entrypoint": image.entrypoint, "Env": ["PATH=/usr/bin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         });
-        let manifest =
-            json!([{"Config": "config.json", "RepoTags": [self.reference], "Layers": ["layer.tar"]}]);
-        fs::write(parts.path().join("config.json"), config.to_string())?;
-        fs::write(parts.path().join("manifest.json"), manifest.to_string())?;
-        let archive = root.with_extension("image.tar");
-        command("tar").arg("-C").arg(parts.path()).arg("-cf").arg(&archive).arg(".").finish()?.ok()?;
-        Ok(archive)
+        fs::write(parts.path().join(&config), contents.to_string())?;
+        manifest.push(json!({"Config": config, "RepoTags": [image.reference], "Layers": [layer]}));
     }
+    fs::write(parts.path().join("manifest.json"), json!(manifest).to_string())?;
+    command("tar").arg("-C").arg(parts.path()).arg("-cf").arg(file).arg(".").finish()?.ok()?;
+    Ok(())
 }

@@ -34,7 +34,7 @@ pub use docker::Docker;
 pub use engine::Engine;
 pub use guest::{c, native, native_package, package, rust, wat};
 pub use host::{Host, busybox_root};
-pub use image::Image;
+pub use image::{Image, archive};
 pub use network::Network;
 pub use receiver::Receiver;
 
