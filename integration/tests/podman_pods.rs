@@ -102,7 +102,7 @@ spec:
     securityContext: {runAsUser: 1000}
     volumeMounts: [{name: shared, mountPath: /shared, readOnly: true}]
     resources: {limits: {memory: 64Mi, cpu: 500m}}
-    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 1000}
+    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 1000, timeoutSeconds: 60}
   - name: module
     image: localhost/show
     args: [cat=/shared/file, env, tick]
