@@ -8,7 +8,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -92,22 +91,27 @@ impl Desktop {
     }
 
     fn init(&self, image: &str) -> Result<()> {
-        let flags = words("--timezone UTC --cpus 2 --memory 2048 --disk-size 8");
+        let flags = words("--timezone UTC --cpus 1 --memory 2048 --disk-size 8");
         self.machine(&[&["init", "--image", image], &flags[..]].concat())?.ok()?;
         Ok(())
     }
 
-    /// Starts the machine, and waits until it has come to rest, without a failed unit. One at a time, for podman does not wait
-    /// for a machine that has to share two processors with one that starts too.
+    /// Starts the machine, and waits until it has come to rest, without a failed unit.
     fn start(&self) -> Result<()> {
-        static STARTS: Mutex<()> = Mutex::new(());
-        let _one = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = self.machine(&["start"])?.ok()?;
+        let started = self.machine(&["start"]).and_then(Finished::ok).with_context(|| self.console())?;
         ensure!(started.stdout.contains("started successfully"), "{started}");
         let state =
             self.machine(&["ssh", "systemctl is-system-running --wait || systemctl --failed"])?.stdout;
         ensure!(state.trim() == "running", "the machine is {state}");
         Ok(())
+    }
+
+    /// What the machine has written to its console at last.
+    fn console(&self) -> String {
+        let console = fs::read(self.directory.path().join("run/console")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<_> = console.lines().collect();
+        format!("the machine's console:\n{}\n", lines[lines.len().saturating_sub(60)..].join("\n"))
     }
 
     /// podman's client, at the machine's socket on the host.
