@@ -39,7 +39,7 @@ fn made(name: &str) -> Result<PathBuf> {
 
 impl Desktop {
     fn new() -> Result<Self> {
-        let directory = tempfile::tempdir_in(made("desktops")?)?;
+        let directory = tempfile::Builder::new().prefix("desktop").tempdir_in(made("desktops")?)?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         let helpers = directory.path().join("helpers");
         for path in [&directory.path().join("home"), &directory.path().join("run"), &helpers] {
