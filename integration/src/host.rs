@@ -132,6 +132,12 @@ impl Host {
         Ok(bundle)
     }
 
+    /// Whether this host has the unified hierarchy alone, cgroup v2 (cgroups(7)).
+    #[must_use]
+    pub fn is_unified() -> bool {
+        Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    }
+
     /// The directories that a cgroup path has in the host's hierarchies.
     #[must_use]
     pub fn cgroup_dirs(path: &str) -> Vec<PathBuf> {

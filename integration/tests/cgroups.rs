@@ -1,7 +1,6 @@
 //! Resources: limits that are in force, update, pause, ps, events.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use coracle_integration::{Container, Host, Run, eventually, skip};
@@ -232,7 +231,7 @@ fn events_print_statistics() -> Result<()> {
 }
 
 fn is_unified(test: &str) -> bool {
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let unified = Host::is_unified();
     if !unified {
         skip(test, "needs cgroup v2 alone");
     }

@@ -1,10 +1,9 @@
 //! `podman run` and its flags, with native programs and with modules.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use coracle_integration::{Engine, Run, after, eventually, words};
+use coracle_integration::{Engine, Host, Run, after, eventually, words};
 
 #[test]
 fn run_and_its_exit_code() -> Result<()> {
@@ -192,8 +191,7 @@ fn cgroup_modes() -> Result<()> {
     };
     let under_parent = format!("/{host}/libpod-<id>");
     // In the unified hierarchy podman 5 makes conmon's cgroup and puts nothing into it, with crun too.
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let of_conmon = if unified { "<caller>" } else { &format!("/{host}/conmon") };
+    let of_conmon = if Host::is_unified() { "<caller>" } else { &format!("/{host}/conmon") };
     check(&[&parent], &under_parent, of_conmon)?;
     check(&[&parent, "--cgroups=no-conmon"], &under_parent, "<caller>")?;
     check(&["--cgroups=split"], "<caller>/libpod-payload-<id>", "<caller>/runtime")?;

@@ -11,7 +11,7 @@ use serde_json::json;
 /// As sd_booted(3), on cgroup v2.
 fn booted(test: &str) -> bool {
     let booted = Path::new("/run/systemd/system").exists();
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let unified = Host::is_unified();
     if !booted {
         skip(test, "systemd is not PID 1");
     } else if !unified {

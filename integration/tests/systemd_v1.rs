@@ -9,8 +9,7 @@ use coracle_integration::{Container, Finished, Host, Run, command, eventually, s
 use serde_json::json;
 
 fn usable(test: &str) -> bool {
-    let v1 = !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let usable = v1 && Path::new("/run/systemd/system").exists();
+    let usable = !Host::is_unified() && Path::new("/run/systemd/system").exists();
     if !usable {
         skip(test, "systemd is not PID 1, or not on cgroup v1");
     }
